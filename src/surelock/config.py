@@ -1,0 +1,28 @@
+"""`EngineConfig`: what is fixed for the life of an engine. What a request may choose is in `params`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from surelock.errors import ParameterError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Per-process limits.
+
+    Args:
+        max_batch_size: requests decoded at the same time; the rest wait their turn.
+        poison: fill unwritten memory with NaN, so that reading it shows. For tests.
+
+    Raises:
+        ParameterError: a value is out of its limits.
+    """
+
+    max_batch_size: int = 8
+    poison: bool = False
+
+    def __post_init__(self) -> None:
+        size = self.max_batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 1024:
+            raise ParameterError(f"max_batch_size is {size!r}; it must be an integer from 1 to 1024")

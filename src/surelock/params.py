@@ -1,0 +1,159 @@
+"""What a request asks for: `SamplingParams` and, inside it, `LockParams`. Frozen and checked at construction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from surelock.errors import ParameterError
+
+Unmasking = Literal["low_confidence", "random"]
+GateScope = Literal["candidates", "active", "kl_passing"]
+
+MAX_TOKENS: Final = 1 << 20
+MAX_STEPS: Final = 1 << 16
+MAX_STOPS: Final = 16
+MAX_STOP_LENGTH: Final = 256
+# Below this, rounding of bfloat16 logits decides what locks (docs/algorithm.md, "Noise").
+MIN_HALF_PRECISION_KL: Final = 1e-6
+
+
+def _check_int(name: str, value: object, low: int, high: int, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ParameterError(f"{name} is {value!r}; it must be an integer from {low} to {high}: {hint}")
+    if not low <= value <= high:
+        raise ParameterError(f"{name} is {value}; it must be from {low} to {high}: {hint}")
+
+
+def _check_float(name: str, value: object, low: float, high: float, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ParameterError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}: {hint}")
+    # Written so that NaN fails too.
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ParameterError(f"{name} is {value}; it must be a finite number from {low:g} to {high:g}: {hint}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ParameterError(f"{name} is {value!r}; it must be true or false")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockParams:
+    """When a position stops being computed (SureLock, Algorithm 1 lines 17-25; docs/algorithm.md).
+
+    Args:
+        kl_threshold: epsilon, in nats. A candidate locks when KL(p_t || p_{t-1}) <= epsilon. Negative: never lock.
+        confidence_percentile: m, in percent. If set, a candidate must also have an uncertainty u = 1 - max p no
+            greater than the m-th percentile of u over `gate_scope`. None: no confidence gate.
+        gate_scope: rows of the sequence over which the percentile is taken: the `candidates` (Algorithm 1, line 21),
+            all `active` rows (the paper's section 2.2), or the candidates that pass the KL test (`kl_passing`).
+        min_visible_steps: forwards a position must have been computed with its real token as input before it may
+            lock. 0 is the paper's literal rule, which can freeze the keys and values of [MASK].
+        kl_both_visible: also require that p_{t-1} was computed with the real token as input.
+        prompt_lock_step: lock every visible prompt position once this step is done, whatever its KL. None: the prompt
+            follows the same rule as generated tokens.
+        allow_noise_eps: accept a `kl_threshold` below 1e-6 on a half-precision model, where it measures rounding.
+
+    Raises:
+        ParameterError: a value is out of its limits.
+    """
+
+    kl_threshold: float = 5e-4
+    confidence_percentile: float | None = None
+    gate_scope: GateScope = "candidates"
+    min_visible_steps: int = 1
+    kl_both_visible: bool = False
+    prompt_lock_step: int | None = None
+    allow_noise_eps: bool = False
+
+    def __post_init__(self) -> None:
+        _check_float("lock.kl_threshold", self.kl_threshold, -1e9, 1e9, "5e-4 is the default, below 0 never locks")
+        if self.confidence_percentile is not None:
+            _check_float("lock.confidence_percentile", self.confidence_percentile, 0, 100, "or None for no gate")
+        _check_choice("lock.gate_scope", self.gate_scope, get_args(GateScope))
+        _check_int("lock.min_visible_steps", self.min_visible_steps, 0, MAX_STEPS, "0 is the paper's literal rule")
+        _check_bool("lock.kl_both_visible", self.kl_both_visible)
+        if self.prompt_lock_step is not None:
+            _check_int("lock.prompt_lock_step", self.prompt_lock_step, 1, MAX_STEPS, "or None for no prompt rule")
+        _check_bool("lock.allow_noise_eps", self.allow_noise_eps)
+
+    @classmethod
+    def paper(cls, kl_threshold: float = 5e-4) -> LockParams:
+        """The paper's literal rule: confidence gate at m = 20 %, and a position may lock as it is unmasked."""
+        return cls(kl_threshold=kl_threshold, confidence_percentile=20, min_visible_steps=0)
+
+    @property
+    def is_never(self) -> bool:
+        """Whether no position can ever lock."""
+        return self.kl_threshold < 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one request is decoded.
+
+    Args:
+        max_tokens: masked positions appended to the prompt. 0 only with gaps in `canvas_token_ids`.
+        steps: denoising steps over the whole canvas. None: one for each masked position. More than there are masked
+            positions runs the official sampler's idle steps; fewer than there are blocks is raised to that number.
+        block_length: positions of a semi-autoregressive block. None: one block, fully parallel.
+        temperature: scale of the Gumbel noise added to the logits when a token is chosen. 0: argmax.
+        cfg_scale: classifier-free guidance w: logits = u + (w + 1)(c - u), u computed with the prompt masked.
+        unmasking: which masked positions get their token first: the most confident, or `random` ones.
+        seed: of the noise. None draws one, reported in the output's stats.
+        stop: strings that end the text (at most 16, each at most 256 characters).
+        ignore_eos: keep all `max_tokens` tokens, whatever end ids they contain.
+        allow_mask: reproduce the official sampler where it proposes [MASK] itself: the position stays masked and the
+            step is spent, and gaps inside the prompt take their share from the first block. For parity tests.
+        lock: when positions lock. None: never.
+
+    Raises:
+        ParameterError: a value is out of its limits.
+    """
+
+    max_tokens: int = 128
+    steps: int | None = None
+    block_length: int | None = None
+    temperature: float = 0.0
+    cfg_scale: float = 0.0
+    unmasking: Unmasking = "low_confidence"
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    allow_mask: bool = False
+    lock: LockParams | None = field(default_factory=LockParams)
+
+    def __post_init__(self) -> None:
+        _check_int("max_tokens", self.max_tokens, 0, MAX_TOKENS, "tokens to generate")
+        if self.steps is not None:
+            _check_int("steps", self.steps, 1, MAX_STEPS, "or None for one token a step")
+        if self.block_length is not None:
+            _check_int("block_length", self.block_length, 1, MAX_TOKENS, "or None for one block")
+        _check_float("temperature", self.temperature, 0, 100, "0 is greedy")
+        _check_float("cfg_scale", self.cfg_scale, 0, 100, "0 is no guidance")
+        _check_choice("unmasking", self.unmasking, get_args(Unmasking))
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, 2**63 - 1, "or None to draw one")
+        self._check_stop()
+        _check_bool("ignore_eos", self.ignore_eos)
+        _check_bool("allow_mask", self.allow_mask)
+        if self.lock is not None and not isinstance(self.lock, LockParams):
+            raise ParameterError(f"lock is {self.lock!r}; it must be a LockParams, or None for no locking")
+
+    def _check_stop(self) -> None:
+        if isinstance(self.stop, str) or not isinstance(self.stop, tuple | list):
+            raise ParameterError(f"stop is {self.stop!r}; it must be a tuple of strings, for example ('\\n\\n',)")
+        if len(self.stop) > MAX_STOPS:
+            raise ParameterError(f"stop has {len(self.stop)} strings; the limit is {MAX_STOPS}")
+        for text in self.stop:
+            if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
+                shown = repr(text) if len(repr(text)) <= 40 else repr(text)[:37] + "..."
+                raise ParameterError(f"stop holds {shown}; each must be a string of 1 to {MAX_STOP_LENGTH} characters")
+        object.__setattr__(self, "stop", tuple(self.stop))
