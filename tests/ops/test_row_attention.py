@@ -1,0 +1,54 @@
+"""Rows to whole slots, against attention written out; unread elements are NaN."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from surelock.ops.row_attention import Segment, row_attention
+from surelock.ops.store_kv import store_kv
+
+
+def written_out(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """queries [R, H, D] to keys, values [N, H_kv, D], in float64."""
+    groups = queries.shape[1] // keys.shape[1]
+    k, v = (x.double().repeat_interleave(groups, 1) for x in (keys, values))
+    weights = (torch.einsum("rhd,nhd->rhn", queries.double(), k) / queries.shape[2] ** 0.5).softmax(-1)
+    return torch.einsum("rhn,nhd->rhd", weights, v)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 17)), min_size=0, max_size=4),
+    num_kv_heads=st.sampled_from([1, 2, 4]),
+)
+def test_ragged_segments_equal_attention_written_out(
+    seed: int, lengths: list[tuple[int, int]], num_kv_heads: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    slots = torch.randperm(6, generator=generator).tolist()
+    segments = [Segment(slots[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
+    queries = torch.randn(sum(rows for rows, _ in lengths), 4, 8, generator=generator)
+    keys, values = torch.full((2, 6, 20, num_kv_heads, 8), torch.nan)
+    for slot, _, num_keys in segments:
+        keys[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
+        values[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
+
+    attended = row_attention(queries, keys, values, segments)
+
+    start = 0
+    for slot, num_rows, num_keys in segments:
+        rows = slice(start, start + num_rows)
+        expected = written_out(queries[rows], keys[slot, :num_keys], values[slot, :num_keys])
+        torch.testing.assert_close(attended[rows].double(), expected, rtol=1e-5, atol=1e-5)
+        start += num_rows
+
+
+def test_store_writes_these_rows_and_no_others() -> None:
+    buffer = torch.full((3, 5, 2, 4), torch.nan)
+    rows = torch.randn(3, 2, 4)
+    store_kv(buffer, torch.tensor([2, 0, 2]), torch.tensor([1, 4, 3]), rows)
+    assert torch.equal(buffer[[2, 0, 2], [1, 4, 3]], rows)
+    assert int(buffer.isnan().sum()) == buffer.numel() - rows.numel()
