@@ -1,0 +1,1 @@
+"""What happens to a canvas. Plain tensors; knows neither architectures nor requests."""

@@ -1,0 +1,34 @@
+"""Order statistics inside each row of a dense [S, L] tensor, over a mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from surelock.decoding.canvas import Mask
+
+
+def take_top(scores: Tensor, candidates: Mask, quota: Tensor) -> Mask:
+    """The quota [S] highest-scoring candidates of each row; of equal scores, the leftmost."""
+    ranked = torch.where(candidates, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(ranked).scatter_(1, ranked, _indices(ranked))
+    return candidates & (rank < quota.unsqueeze(1))
+
+
+def percentile(values: Tensor, where: Mask, percent: Tensor) -> Tensor:
+    """Percentile [S] of values over `where` in each row, linearly interpolated as numpy does; NaN for an empty row."""
+    ordered = torch.where(where, values, torch.inf).double().sort(dim=1).values
+    count = where.sum(1)
+    index = (count - 1).clamp_min(0) * (percent / 100.0)
+    low = index.floor().nan_to_num().long()
+    high = torch.minimum(low + 1, (count - 1).clamp_min(0))
+    a = ordered.gather(1, low.unsqueeze(1)).squeeze(1)
+    b = ordered.gather(1, high.unsqueeze(1)).squeeze(1)
+    fraction = index - low
+    # numpy's form: from the nearer end, so that both ends are met exactly.
+    value = torch.where(fraction < 0.5, a + (b - a) * fraction, b - (b - a) * (1.0 - fraction))
+    return torch.where(count > 0, value, torch.nan)
+
+
+def _indices(like: Tensor) -> Tensor:
+    return torch.arange(like.shape[1], device=like.device).expand_as(like)

@@ -1,0 +1,179 @@
+"""One denoising step over a batch of canvases: SureLock's Algorithm 1 (arXiv 2602.06412), its line numbers kept.
+
+    6       rows = active positions, masked and unmasked alike
+    7-14    one forward of the rows; their keys and values are overwritten in their slots, nobody else's are
+    15      posteriors, only of the rows that need one
+    16      the unmasking policy commits tokens
+    17-19   D = KL(p_t || p_{t-1}) and u = 1 - max p of the rows that may lock; no D on a request's first step
+    20      candidates: active, unmasked and visible
+    21-23   the locking rule locks some of them
+    24-25   nothing to do: a locked row's keys and values stay where they are because nobody writes there any more
+
+`forward` is an argument, so a step runs in tests against a scripted model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from surelock.decoding.canvas import Canvas, Mask, PositionState
+from surelock.decoding.noise import Purpose, uniform
+from surelock.decoding.proposal import RowParams, propose
+from surelock.decoding.protocols import (
+    LockingRule,
+    LockNumbers,
+    Proposal,
+    RowSelector,
+    Scores,
+    UnmaskingPolicy,
+)
+from surelock.ops.head_logits import Head
+from surelock.ops.step_kl import step_kl
+
+
+class Forward(Protocol):
+    """Runs the model over the rows of a canvas."""
+
+    def __call__(self, canvas: Canvas, rows: Mask) -> Tensor:
+        """Final hidden rows [R, d] in the order of `rows` [S, L] read row by row; guided where guidance is on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The kinds of policy a batch is decoded with, and what they need of the model."""
+
+    selector: RowSelector
+    policies: Mapping[str, UnmaskingPolicy]
+    locking: LockingRule
+    head: Head
+    mask_token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What this step is for each of the S slots; tensors [S].
+
+    Attributes:
+        step: int64, 1-based.
+        block_end: int64, positions before it may be committed.
+        quota: int64, tokens to commit.
+        tests_locks: bool, whether this step may lock: never on the last one, whose output is already fixed.
+        seed: int64. `temperature`: float64. `allow_mask`: bool.
+        policy: {name of the unmasking policy: bool [S]}, only those in use.
+        lock: the locking rule's numbers.
+    """
+
+    step: Tensor
+    block_end: Tensor
+    quota: Tensor
+    tests_locks: Tensor
+    seed: Tensor
+    temperature: Tensor
+    allow_mask: Tensor
+    policy: Mapping[str, Tensor]
+    lock: LockNumbers
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step found; `apply` writes it to the canvas. Dense [S, L] unless said otherwise.
+
+    Attributes:
+        rows: positions computed.
+        hidden: [R, d], their final hidden rows.
+        age: after this step's forward.
+        committed: positions that got `token`; their probability is `confidence`.
+        kl: +inf where not measured.
+        locked: positions locked now.
+        num_gate_blocked, num_proposed, num_scored: int64 [S]; the last two are rows whose logits were computed.
+        failed: bool [S], the model's output was not finite.
+    """
+
+    rows: Mask
+    hidden: Tensor
+    age: Tensor
+    committed: Mask
+    token: Tensor
+    confidence: Tensor
+    kl: Tensor
+    locked: Mask
+    num_gate_blocked: Tensor
+    num_proposed: Tensor
+    num_scored: Tensor
+    failed: Tensor
+
+
+def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forward) -> StepResult:
+    """Compute one step of every slot. The canvas is read, not written; `forward` overwrites keys and values."""
+    # 6
+    rows = method.selector.select(canvas)
+    # 7-14
+    hidden = forward(canvas, rows)
+    age = canvas.age + (rows & canvas.unmasked)
+    # 15
+    position = torch.arange(canvas.length, device=rows.device)
+    eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (plan.quota > 0).unsqueeze(1)
+    proposal, failed = _propose(hidden[eligible[rows]], eligible, plan, method)
+    # 16
+    chosen = torch.zeros_like(eligible)
+    for name, slots in plan.policy.items():
+        candidates = eligible & slots.unsqueeze(1)
+        chosen |= method.policies[name].select(proposal, candidates, plan.quota)
+    committed = chosen & (proposal.token != method.mask_token_id)
+    # 20, before 17-19 because only candidates need D and u
+    visible = age >= plan.lock.min_visible_steps.unsqueeze(1)
+    candidates = rows & (canvas.unmasked | committed) & visible & plan.tests_locks.unsqueeze(1)
+    # 17-19
+    scored = method.locking.scored_rows(candidates, rows, plan.lock) & (plan.step > 1).unsqueeze(1)
+    kl = torch.full(rows.shape, torch.inf, device=rows.device)
+    uncertainty = torch.full_like(kl, torch.inf)
+    kl[scored], uncertainty[scored] = step_kl(hidden[scored[rows]], canvas.hidden[scored], method.head)
+    # 21-23
+    scores = Scores(kl, uncertainty, age, canvas.given, rows, plan.step)
+    decision = method.locking.evaluate(scores, candidates, plan.lock)
+    return StepResult(
+        rows=rows,
+        hidden=hidden,
+        age=age,
+        committed=committed,
+        token=proposal.token,
+        confidence=proposal.confidence,
+        kl=kl,
+        locked=decision.locked,
+        num_gate_blocked=decision.num_gate_blocked,
+        num_proposed=eligible.sum(1),
+        num_scored=scored.sum(1),
+        failed=failed,
+    )
+
+
+def apply(canvas: Canvas, result: StepResult, step: Tensor) -> None:
+    """Write what a step found to the canvas; step [S] is the 1-based number it had for each slot."""
+    canvas.tokens = torch.where(result.committed, result.token, canvas.tokens)
+    state = torch.where(result.committed, int(PositionState.UNMASKED), canvas.state)
+    canvas.state = torch.where(result.locked, int(PositionState.LOCKED), state).to(torch.uint8)
+    canvas.locked_at = torch.where(result.locked, step.unsqueeze(1).int(), canvas.locked_at)
+    canvas.age = result.age
+    canvas.hidden[result.rows] = result.hidden
+
+
+def _propose(hidden: Tensor, eligible: Mask, plan: StepPlan, method: Method) -> tuple[Proposal, Tensor]:
+    """Proposals of the eligible rows, hidden [n, d], spread over [S, L]; and the slots whose logits are not finite."""
+    slot, position = eligible.nonzero(as_tuple=True)
+    seed, step = plan.seed[slot], plan.step[slot]
+    rows = RowParams(seed, step, position, plan.temperature[slot], plan.allow_mask[slot])
+    row_token, row_confidence = propose(hidden, method.head, rows, method.mask_token_id)
+
+    token = torch.zeros(eligible.shape, dtype=torch.int64, device=eligible.device)
+    confidence = torch.full(eligible.shape, -torch.inf, device=eligible.device)
+    noise = torch.zeros(eligible.shape, dtype=torch.float64, device=eligible.device)
+    token[eligible] = row_token
+    confidence[eligible] = row_confidence
+    noise[eligible] = uniform(seed, step, position, 1, Purpose.ORDER).squeeze(1)
+    return Proposal(token, confidence, noise), confidence.isnan().any(1)

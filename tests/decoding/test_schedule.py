@@ -1,0 +1,77 @@
+"""The official schedule, uneven and idle steps included."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surelock.decoding.schedule import BlockPlan, plan, quota
+from surelock.params import SamplingParams
+
+
+def commits(params: SamplingParams, prompt_length: int = 3, num_gaps: int = 0) -> list[list[int]]:
+    """Tokens committed by each step of each block, all blocks starting full and gaps going to the first."""
+    blocks = plan(params, prompt_length, num_gaps).blocks
+    masks = [block.end - block.start + (num_gaps if block is blocks[0] else 0) for block in blocks]
+    return [
+        [quota(num, block.num_steps, index) for index in range(block.num_steps)]
+        for block, num in zip(blocks, masks, strict=True)
+    ]
+
+
+def test_uneven_shares_go_to_the_first_steps() -> None:
+    assert commits(SamplingParams(max_tokens=24, steps=10, block_length=12)) == [[3, 3, 2, 2, 2], [3, 3, 2, 2, 2]]
+
+
+def test_more_steps_than_tokens_idle_at_the_end_of_each_block() -> None:
+    assert commits(SamplingParams(max_tokens=4, steps=8, block_length=2)) == [[1, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def test_the_last_block_may_be_shorter_and_the_first_blocks_get_the_odd_steps() -> None:
+    blocks = plan(SamplingParams(max_tokens=10, steps=8, block_length=4), 5, 0).blocks
+    assert blocks == (BlockPlan(5, 9, 3), BlockPlan(9, 13, 3), BlockPlan(13, 15, 2))
+
+
+def test_fewer_steps_than_blocks_are_raised_and_said() -> None:
+    schedule = plan(SamplingParams(max_tokens=8, steps=1, block_length=2), 0, 0)
+    assert schedule.num_steps == 4
+    assert schedule.notes == ("steps raised from 1 to 4: each of the 4 blocks needs one",)
+
+
+def test_gaps_of_the_prompt_are_decoded_with_the_first_block() -> None:
+    assert commits(SamplingParams(max_tokens=0), num_gaps=3) == [[1, 1, 1]]
+    assert commits(SamplingParams(max_tokens=4, block_length=2), num_gaps=3) == [[1, 1, 1, 1, 1], [1, 1]]
+    assert commits(SamplingParams(max_tokens=0, steps=2), num_gaps=3) == [[2, 1]]
+
+
+def test_allow_mask_counts_as_the_official_sampler_does() -> None:
+    """It counts the block's own masks only, so gaps take from the block's share and masks may be left."""
+    schedule = plan(SamplingParams(max_tokens=4, allow_mask=True), 5, 3)
+    assert [block.num_steps for block in schedule.blocks] == [4]
+
+
+@given(
+    max_tokens=st.integers(1, 70),
+    steps=st.none() | st.integers(1, 150),
+    block_length=st.none() | st.integers(1, 80),
+)
+def test_every_mask_is_committed_once_in_the_steps_asked_for(
+    max_tokens: int, steps: int | None, block_length: int | None
+) -> None:
+    params = SamplingParams(max_tokens=max_tokens, steps=steps, block_length=block_length)
+    blocks = plan(params, 3, 0).blocks
+    per_step = commits(params)
+    assert sum(map(sum, per_step)) == max_tokens
+    assert [sum(block) for block in per_step] == [block.end - block.start for block in blocks]
+    wanted = max_tokens if steps is None else max(steps, len(blocks))
+    assert sum(map(len, per_step)) == wanted
+    assert all(earlier >= later for block in per_step for earlier, later in pairwise(block))
+
+
+@pytest.mark.parametrize(("step", "block", "index"), [(1, 0, 0), (3, 0, 2), (4, 1, 0), (8, 2, 1)])
+def test_locate(step: int, block: int, index: int) -> None:
+    schedule = plan(SamplingParams(max_tokens=10, steps=8, block_length=4), 5, 0)
+    assert schedule.locate(step) == (schedule.blocks[block], index)
