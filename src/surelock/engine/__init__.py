@@ -1,0 +1,1 @@
+"""Requests and slots. Knows neither text nor HTTP nor architectures."""

@@ -1,0 +1,218 @@
+"""Requests that join, leave, fail and are aborted; what locking freezes; what memory is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surelock.config import EngineConfig
+from surelock.engine.engine import Engine
+from surelock.engine.request import Request
+from surelock.engine.snapshot import Snapshot
+from surelock.errors import ParameterError
+from surelock.models.layer import TransformerLayer
+from surelock.models.transformer import Transformer
+from surelock.params import LockParams, SamplingParams
+from tests.tiny import MASK, VOCAB, tiny_model
+
+EAGER = LockParams(kl_threshold=50.0)
+
+
+def finish(engine: Engine) -> dict[Request, Snapshot]:
+    final = {}
+    while engine.has_unfinished:
+        final.update({s.request: s for s in engine.step() if s.request.is_finished})
+    return final
+
+
+def prompt(seed: int, length: int = 10) -> list[int]:
+    return torch.randint(1, MASK, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@settings(max_examples=30)
+@given(
+    lock=st.builds(
+        LockParams,
+        kl_threshold=st.sampled_from([1e-2, 0.5, 50.0]),
+        min_visible_steps=st.integers(0, 2),
+        confidence_percentile=st.sampled_from([None, 20.0]),
+    ),
+    steps=st.integers(1, 30),
+)
+def test_active_rows_never_grow_and_cover_the_masks(lock: LockParams, steps: int) -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True))
+    request = engine.add_request(prompt(3), SamplingParams(max_tokens=20, steps=steps, lock=lock))
+    finish(engine)
+    assert len(request.active_rows) == request.step == steps
+    assert request.active_rows[0] == 30
+    assert all(later <= earlier for earlier, later in zip(request.active_rows, request.active_rows[1:], strict=False))
+    # Quota per step is at most ceil(20 / steps), so this many are still masked before step t.
+    for t, rows in enumerate(request.active_rows):
+        assert rows >= max(0, 20 - t * -(-20 // steps))
+
+
+def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:
+    """Rotated keys [N, heads, head_dim] that layer 0 gives these tokens at these positions."""
+    positions = torch.arange(len(tokens))
+    layer = model.layers[0]
+    assert isinstance(layer, TransformerLayer)
+    with torch.inference_mode():
+        return layer.project(model.embed(torch.tensor(tokens)), positions, model.rotary)[1]
+
+
+@pytest.mark.parametrize("min_visible_steps", [0, 1, 2])
+def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_steps: int) -> None:
+    """With at least one visible step no locked position holds the keys of [MASK]; the literal rule does freeze them."""
+    model = tiny_model()
+    engine = Engine(model, EngineConfig(poison=True))
+    lock = LockParams(kl_threshold=50.0, min_visible_steps=min_visible_steps)
+    request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
+    tokens = finish(engine)[request].tokens
+    locked_at = _locked_at(model, lock)
+    kept = engine._runner._kv.layers[0].keys[0, :30]
+    real, ghost = layer_0_keys(model, tokens), layer_0_keys(model, [MASK] * 30)
+    generated = [position for position in range(10, 30) if locked_at[position]]
+    assert generated
+    is_ghost = [torch.allclose(kept[position], ghost[position], atol=1e-6) for position in generated]
+    is_real = [torch.allclose(kept[position], real[position], atol=1e-5) for position in generated]
+    if min_visible_steps:
+        assert all(is_real)
+        assert request.num_ghosts == 0
+    else:
+        assert any(is_ghost)
+        assert request.num_ghosts == sum(is_ghost)
+    assert request.num_generated_locks == len(generated)
+
+
+def _locked_at(model: Transformer, lock: LockParams) -> list[int | None]:
+    engine = Engine(model)
+    request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
+    return finish(engine)[request].locked_at
+
+
+def test_rows_of_locked_positions_are_not_computed() -> None:
+    """The model is given exactly the active rows: counted where it embeds them."""
+    model = tiny_model()
+    seen: list[int] = []
+    embed = model.embed
+
+    def counting(token_ids: Tensor) -> Tensor:
+        seen.append(len(token_ids))
+        return embed(token_ids)
+
+    model.embed = counting  # type: ignore[method-assign]
+    engine = Engine(model)
+    request = engine.add_request(prompt(1), SamplingParams(max_tokens=16, lock=EAGER))
+    finish(engine)
+    assert seen == request.active_rows
+    assert seen[-1] < 26
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_request_does_not_depend_on_its_batch_mates(temperature: float) -> None:
+    model = tiny_model()
+    params = SamplingParams(max_tokens=18, temperature=temperature, seed=7, lock=LockParams(kl_threshold=0.5))
+    alone = Engine(model)
+    lonely = alone.add_request(prompt(2), params)
+    expected = finish(alone)[lonely]
+
+    engine = Engine(model, EngineConfig(max_batch_size=3, poison=True))
+    for seed, length in ((3, 4), (4, 25), (5, 9)):
+        engine.add_request(prompt(seed, length), SamplingParams(max_tokens=30, steps=11, block_length=7))
+    engine.step()
+    request = engine.add_request(prompt(2), params)
+    got = finish(engine)[request]
+    assert (got.tokens, got.locked_at) == (expected.tokens, expected.locked_at)
+    assert request.active_rows == lonely.active_rows
+
+
+def test_slots_grow_while_requests_run() -> None:
+    model = tiny_model()
+    engine = Engine(model, EngineConfig(poison=True))
+    small = engine.add_request(prompt(2, 5), SamplingParams(max_tokens=12, lock=EAGER))
+    for _ in range(5):
+        engine.step()
+    large = engine.add_request(prompt(3, 40), SamplingParams(max_tokens=30, cfg_scale=1.0))
+    final = finish(engine)
+    for request in (small, large):
+        alone = Engine(model)
+        again = alone.add_request(request.canvas_ids, request.params)
+        assert finish(alone)[again].tokens == final[request].tokens
+
+
+@settings(max_examples=12)
+@given(abort_after=st.integers(0, 12), victim=st.integers(0, 3))
+def test_abort_at_any_step_leaves_the_others_alone(abort_after: int, victim: int) -> None:
+    model = tiny_model()
+    engine = Engine(model, EngineConfig(max_batch_size=2, poison=True))
+    params = SamplingParams(max_tokens=6, lock=EAGER)
+    requests = [engine.add_request(prompt(seed, 4 + seed), params) for seed in range(4)]
+    final: dict[Request, Snapshot] = {}
+    for _ in range(abort_after):
+        final.update({s.request: s for s in engine.step() if s.request.is_finished})
+    engine.abort_request(requests[victim])
+    engine.abort_request(requests[victim])
+    final.update(finish(engine))
+    for index, request in enumerate(requests):
+        if index != victim:
+            alone = Engine(model)
+            again = alone.add_request(request.canvas_ids, params)
+            assert finish(alone)[again].tokens == final[request].tokens
+
+
+def test_non_finite_logits_fail_one_request() -> None:
+    model = tiny_model()
+    model.embedding.weight[13] = torch.nan
+    engine = Engine(model, EngineConfig(poison=True))
+    healthy_prompt = [token for token in prompt(2) if token != 13]
+    # The healthy request never reads the broken embedding: the head is another matrix.
+    broken = engine.add_request([13, 2, 3], SamplingParams(max_tokens=4))
+    healthy = engine.add_request(healthy_prompt, SamplingParams(max_tokens=4))
+    final = finish(engine)
+    assert broken.failed
+    assert broken.step == 1
+    assert not healthy.failed
+    assert MASK not in final[healthy].tokens
+
+
+class LargestFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the size of the largest float64 tensor any operation made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(x, Tensor) and x.dtype == torch.float64:
+                self.num_elements = max(self.num_elements, x.numel())
+        return result
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_float64_tensor_of_canvas_times_vocabulary(temperature: float) -> None:
+    engine = Engine(tiny_model())
+    lock = LockParams(confidence_percentile=20, gate_scope="active")
+    engine.add_request(prompt(1, 30), SamplingParams(max_tokens=40, steps=8, temperature=temperature, lock=lock))
+    with LargestFloat64() as largest:
+        finish(engine)
+    assert largest.num_elements < 70 * VOCAB / 2
+
+
+def test_tiny_thresholds_are_refused_where_they_measure_rounding() -> None:
+    engine = Engine(tiny_model(dtype=torch.bfloat16))
+    noise = SamplingParams(lock=LockParams(kl_threshold=1e-7))
+    with pytest.raises(
+        ParameterError, match=r"lock.kl_threshold is 1e-07; on a torch.bfloat16 model .*lock.allow_noise_eps"
+    ):
+        engine.add_request([1], noise)
+    engine.add_request([1], SamplingParams(lock=LockParams(kl_threshold=1e-7, allow_noise_eps=True)))
+    engine.add_request([1], SamplingParams(lock=LockParams(kl_threshold=-1.0)))
+    Engine(tiny_model()).add_request([1], noise)

@@ -1,0 +1,92 @@
+"""The engine equals the oracle token for token in float32, whatever shares its batch."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from surelock.config import EngineConfig
+from surelock.decoding.naive import naive_decode
+from surelock.engine.engine import Engine
+from surelock.engine.request import Request
+from surelock.engine.snapshot import Snapshot
+from surelock.models.transformer import Transformer
+from surelock.params import LockParams, SamplingParams
+from tests.tiny import MASK, tiny_model
+
+# Decisions nearer than this to falling otherwise are left out: rounding may take them either way.
+MARGIN = 2e-4
+
+
+@cache
+def _model(seed: int) -> Transformer:
+    return tiny_model(seed, tie_embeddings=seed % 2 == 1, scale_logits=False, qk_norm=seed % 3 == 1)
+
+
+locks = st.builds(
+    LockParams,
+    kl_threshold=st.sampled_from([-1.0, 5e-4, 1e-2, 0.1, 0.5, 2.0, 50.0]),
+    confidence_percentile=st.sampled_from([None, None, 0.0, 20.0, 50.0, 90.0, 100.0]),
+    gate_scope=st.sampled_from(["candidates", "active", "kl_passing"]),
+    min_visible_steps=st.integers(0, 3),
+    kl_both_visible=st.booleans(),
+    prompt_lock_step=st.sampled_from([None, None, 1, 2, 5]),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[list[int | None], SamplingParams]:
+    canvas: list[int | None] = [*draw(st.lists(st.integers(0, MASK - 1), min_size=0, max_size=20))]
+    if canvas and draw(st.sampled_from([False, True])):
+        for position in draw(st.sets(st.integers(0, len(canvas) - 1), max_size=6)):
+            canvas[position] = None
+    max_tokens = draw(st.integers(0 if None in canvas else 1, 20))
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        steps=draw(st.none() | st.integers(1, 28)),
+        block_length=draw(st.none() | st.integers(1, 24)),
+        temperature=draw(st.sampled_from([0.0, 0.0, 0.0, 0.8])),
+        cfg_scale=draw(st.sampled_from([0.0, 0.0, 0.0, 1.5])),
+        unmasking=draw(st.sampled_from(["low_confidence", "low_confidence", "random"])),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        allow_mask=draw(st.sampled_from([False, False, False, True])),
+        lock=draw(st.none() if draw(st.integers(0, 5)) == 0 else locks),
+    )
+    return canvas, params
+
+
+def run(
+    model: Transformer, wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int
+) -> dict[Request, list[Snapshot]]:
+    """All snapshots of every request; unwritten memory is NaN."""
+    engine = Engine(model, EngineConfig(max_batch_size=max_batch_size, poison=True))
+    seen: dict[Request, list[Snapshot]] = {engine.add_request(canvas, params): [] for canvas, params in wanted}
+    while engine.has_unfinished:
+        for snapshot in engine.step():
+            seen[snapshot.request].append(snapshot)
+    return seen
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(
+    seed=st.integers(0, 3),
+    wanted=st.lists(requests(), min_size=1, max_size=5),
+    max_batch_size=st.integers(1, 4),
+)
+def test_tokens_locks_and_rows_equal_the_oracle(
+    seed: int, wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int
+) -> None:
+    model = _model(seed)
+    expected = [
+        naive_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0) for canvas, params in wanted
+    ]
+    assume(min(result.margin for result in expected) > MARGIN)
+    seen = run(model, wanted, max_batch_size)
+    for (request, snapshots), result in zip(seen.items(), expected, strict=True):
+        assert snapshots[-1].tokens == result.tokens
+        assert snapshots[-1].locked_at == result.locked_at
+        assert request.active_rows == result.active_rows
+        assert not request.failed
+        event("locked" if any(result.locked_at) else "nothing locked")
