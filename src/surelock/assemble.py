@@ -1,0 +1,117 @@
+"""From a request's last snapshot to its `RequestOutput`: end ids, stop strings, gaps, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from surelock.flops import request_flops
+from surelock.models.config import ModelConfig
+from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, StepUpdate
+
+if TYPE_CHECKING:
+    from surelock.engine.request import Request
+    from surelock.engine.snapshot import Snapshot
+    from surelock.tokenizer import Tokenizer
+
+
+def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer | None) -> RequestOutput:
+    """The result of a finished request."""
+    request, params = snapshot.request, snapshot.request.params
+    gaps = tuple(_gaps(snapshot, tokenizer))
+    in_gaps = [token for gap in gaps for token in gap.token_ids]
+    appended = snapshot.tokens[request.num_prompt :]
+    num_kept = len(appended)
+    if not params.ignore_eos:
+        end_ids = tokenizer.end_ids if tokenizer else frozenset(config.eos_token_ids)
+        num_kept = next((i for i, token in enumerate(appended) if token in end_ids), num_kept)
+    text = _decode(appended[:num_kept], tokenizer)
+    if tokenizer and (cut := _find_stop(text, params.stop)) is not None:
+        text = text[:cut]
+        num_kept = _num_tokens_within(appended[:num_kept], cut, tokenizer)
+    finish_reason: FinishReason = "stop" if num_kept < len(appended) else "length"
+    return RequestOutput(
+        text=_decode(in_gaps, tokenizer) + text,
+        token_ids=in_gaps + appended[:num_kept],
+        finish_reason="error" if request.failed else finish_reason,
+        canvas_token_ids=snapshot.tokens,
+        prompt_tokens=request.num_prompt - request.num_gaps,
+        stats=_stats(snapshot, config),
+        gaps=gaps,
+        notes=request.schedule.notes,
+    )
+
+
+def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: RequestOutput | None) -> StepUpdate:
+    """What a watcher sees of a step; output on the request's last one."""
+    request = snapshot.request
+    exact = _flops(request, config)["exact"]
+    return StepUpdate(
+        index=index,
+        step=request.step,
+        num_steps=request.num_steps,
+        canvas_token_ids=[None if m else t for t, m in zip(snapshot.tokens, snapshot.masked, strict=True)],
+        num_prompt=request.num_prompt,
+        locked=[step is not None for step in snapshot.locked_at],
+        active_rows=request.active_rows[-1],
+        committed=[position for position, _ in snapshot.committed],
+        confidence=[confidence for _, confidence in snapshot.committed],
+        locked_now=snapshot.locked,
+        kl=snapshot.kl,
+        flops=(exact["locked"], exact["base"]),
+        output=output,
+    )
+
+
+def _stats(snapshot: Snapshot, config: ModelConfig) -> RequestStats:
+    request = snapshot.request
+    num_computed, num_possible = sum(request.active_rows), request.step * request.num_positions
+    return RequestStats(
+        steps=request.step,
+        active_rows=request.active_rows,
+        active_ratio=num_computed / num_possible if num_possible else 1.0,
+        flops=_flops(request, config),
+        locked_at=snapshot.locked_at,
+        ghost_rate=request.num_ghosts / max(request.num_generated_locks, 1),
+        gate_blocked=request.num_gate_blocked,
+        seed=request.seed if request.uses_seed else None,
+    )
+
+
+def _flops(request: Request, config: ModelConfig) -> dict[str, dict[str, float]]:
+    return request_flops(
+        config,
+        active_rows=request.active_rows,
+        num_positions=request.num_positions,
+        masked_rows=request.num_proposed,
+        candidate_rows=request.num_scored,
+        num_streams=2 if request.is_guided else 1,
+    )
+
+
+def _gaps(snapshot: Snapshot, tokenizer: Tokenizer | None) -> Iterable[Gap]:
+    """Runs of neighbouring masked positions of the prompt."""
+    prompt = snapshot.request.canvas_ids
+    for is_gap, run in groupby(range(len(prompt)), key=lambda position: prompt[position] is None):
+        if is_gap:
+            positions = list(run)
+            token_ids = [snapshot.tokens[position] for position in positions]
+            yield Gap(start=positions[0], token_ids=token_ids, text=_decode(token_ids, tokenizer))
+
+
+def _decode(token_ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
+    return tokenizer.decode(token_ids) if tokenizer else ""
+
+
+def _find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string begins."""
+    return min((at for at in (text.find(string) for string in stop) if at >= 0), default=None)
+
+
+def _num_tokens_within(token_ids: Sequence[int], num_characters: int, tokenizer: Tokenizer) -> int:
+    """How many leading tokens lie wholly within the first num_characters of their text."""
+    num = 0
+    while num < len(token_ids) and len(tokenizer.decode(token_ids[: num + 1])) <= num_characters:
+        num += 1
+    return num

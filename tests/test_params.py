@@ -1,0 +1,107 @@
+"""Parameters out of their limits: one line that names the field, the value, the limit and the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from surelock import LockParams, SamplingParams, SureLockError
+from surelock.config import EngineConfig
+from surelock.errors import ParameterError
+
+NOT_FINITE = [math.nan, math.inf, -math.inf, float("1e999")]
+
+BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
+    ({"max_tokens": 10**12}, r"max_tokens is 1000000000000; it must be from 0 to 1048576"),
+    ({"max_tokens": -1}, r"max_tokens is -1; it must be from 0"),
+    ({"max_tokens": True}, r"max_tokens is True; it must be an integer"),
+    ({"max_tokens": "5"}, r"max_tokens is '5'; it must be an integer"),
+    ({"max_tokens": 5.0}, r"max_tokens is 5.0; it must be an integer"),
+    ({"max_tokens": None}, r"max_tokens is None; it must be an integer"),
+    ({"steps": 0}, r"steps is 0; it must be from 1 to 65536: or None"),
+    ({"steps": 10**9}, r"steps is 1000000000; it must be from 1 to 65536"),
+    ({"block_length": 0}, r"block_length is 0; it must be from 1"),
+    ({"block_length": 10**9}, r"block_length is 1000000000"),
+    ({"temperature": -0.1}, r"temperature is -0.1; it must be a finite number from 0 to 100"),
+    ({"temperature": "hot"}, r"temperature is 'hot'; it must be a number"),
+    ({"cfg_scale": -1}, r"cfg_scale is -1; it must be a finite number from 0"),
+    ({"unmasking": "low-confidence"}, r"unmasking is 'low-confidence'; it must be one of low_confidence, random"),
+    ({"seed": -1}, r"seed is -1; it must be from 0"),
+    ({"seed": 2**63}, r"seed is 9223372036854775808"),
+    ({"seed": 1.5}, r"seed is 1.5; it must be an integer"),
+    ({"stop": "\n"}, r"stop is '\\n'; it must be a tuple of strings"),
+    ({"stop": ("",)}, r"stop holds ''; each must be a string of 1 to 256 characters"),
+    ({"stop": ("x" * 257,)}, r"stop holds 'x+\.\.\.; each must be a string of 1 to 256 characters"),
+    ({"stop": ("a",) * 10_000}, r"stop has 10000 strings; the limit is 16"),
+    ({"stop": (3,)}, r"stop holds 3; each must be a string"),
+    ({"ignore_eos": 1}, r"ignore_eos is 1; it must be true or false"),
+    ({"allow_mask": "yes"}, r"allow_mask is 'yes'; it must be true or false"),
+    ({"lock": 5e-4}, r"lock is 0.0005; it must be a LockParams, or None for no locking"),
+    *(({"temperature": value}, r"temperature is -?(nan|inf); it must be a finite number") for value in NOT_FINITE),
+    *(({"cfg_scale": value}, r"cfg_scale is -?(nan|inf); it must be a finite number") for value in NOT_FINITE),
+]
+
+BAD_LOCK: list[tuple[dict[str, Any], str]] = [
+    *(({"kl_threshold": value}, r"lock.kl_threshold is -?(nan|inf); it must be a finite") for value in NOT_FINITE),
+    ({"kl_threshold": True}, r"lock.kl_threshold is True; it must be a number"),
+    ({"kl_threshold": None}, r"lock.kl_threshold is None; it must be a number"),
+    ({"confidence_percentile": 101}, r"lock.confidence_percentile is 101; it must be a finite number from 0 to 100"),
+    ({"confidence_percentile": math.nan}, r"lock.confidence_percentile is nan"),
+    ({"gate_scope": "all"}, r"lock.gate_scope is 'all'; it must be one of candidates, active, kl_passing"),
+    ({"min_visible_steps": -1}, r"lock.min_visible_steps is -1; it must be from 0"),
+    ({"min_visible_steps": 10**9}, r"lock.min_visible_steps is 1000000000"),
+    ({"kl_both_visible": 0}, r"lock.kl_both_visible is 0; it must be true or false"),
+    ({"prompt_lock_step": 0}, r"lock.prompt_lock_step is 0; it must be from 1 .* or None"),
+    ({"allow_noise_eps": None}, r"lock.allow_noise_eps is None; it must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_SAMPLING)
+def test_bad_sampling_params(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        SamplingParams(**values)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, SureLockError)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_LOCK)
+def test_bad_lock_params(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
+        LockParams(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_fields_are_refused_and_fields_cannot_be_changed() -> None:
+    with pytest.raises(TypeError, match="temprature"):
+        SamplingParams(temprature=0.5)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        SamplingParams().max_tokens = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [-0.0, 5e-324, 0, 100])
+def test_signed_zero_denormals_and_integers_are_numbers(value: float) -> None:
+    assert SamplingParams(temperature=value, cfg_scale=value).temperature == value
+
+
+def test_defaults_and_the_papers_rule() -> None:
+    assert LockParams() == LockParams(
+        kl_threshold=5e-4,
+        confidence_percentile=None,
+        gate_scope="candidates",
+        min_visible_steps=1,
+        kl_both_visible=False,
+        prompt_lock_step=None,
+        allow_noise_eps=False,
+    )
+    assert LockParams.paper(5e-3) == LockParams(kl_threshold=5e-3, confidence_percentile=20, min_visible_steps=0)
+    assert SamplingParams().lock == LockParams()
+    assert SamplingParams(stop=["a"]).stop == ("a",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**6, True, 2.0])
+def test_bad_batch_size(size: Any) -> None:
+    with pytest.raises(ParameterError, match="max_batch_size is"):
+        EngineConfig(max_batch_size=size)
