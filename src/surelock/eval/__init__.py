@@ -1,0 +1,1 @@
+"""Measurements on a model: what is exact, what locking changes."""
