@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ SHORT = SamplingParams(max_tokens=12, seed=3)
 
 
 @pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
+def llm() -> LLM:
     return LLM()
 
 
@@ -35,7 +35,7 @@ def test_public_names() -> None:
     for name in surelock.__all__:
         assert getattr(surelock, name).__module__.startswith("surelock.")
     with pytest.raises(AttributeError, match="it has LLM, LockParams"):
-        _ = surelock.Llm  # type: ignore[attr-defined]
+        _ = surelock.Llm
 
 
 def test_the_embedded_model_loads_in_three_seconds(llm: LLM) -> None:
@@ -215,9 +215,10 @@ def test_logits_are_a_plain_forward(llm: LLM) -> None:
     assert rows.dtype == torch.float32
     torch.testing.assert_close(llm.logits([5, 6, 7]), rows)
     torch.testing.assert_close(llm.logits([[5, 6, 7], [8]])[:3], rows)
-    for bad in ([], [[]], [[4096]], [[-1]], [[True]], [[1.5]], [[1] * 513]):
+    wrong: list[Any] = [[], [[]], [[4096]], [[-1]], [[True]], [[1.5]], [[1] * 513]]
+    for bad in wrong:
         with pytest.raises(PromptError):
-            llm.logits(bad)  # type: ignore[arg-type]
+            llm.logits(bad)
 
 
 def test_noise_floor_is_far_below_the_default_threshold_in_float32(llm: LLM) -> None:

@@ -26,6 +26,11 @@ class NaiveModel(Protocol):
     layers: Any
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
     def rotary(self) -> Any:
         """Passed to the layers."""
         ...
@@ -76,6 +81,13 @@ def naive_decode(
     model: NaiveModel, canvas_ids: Sequence[int | None], params: SamplingParams, *, mask_token_id: int, seed: int = 0
 ) -> NaiveResult:
     """Decode one canvas: canvas_ids is the prompt part (None = masked), params.max_tokens masks are appended."""
+    with model.device:
+        return _decode(model, canvas_ids, params, mask_token_id, seed)
+
+
+def _decode(
+    model: NaiveModel, canvas_ids: Sequence[int | None], params: SamplingParams, mask_token_id: int, seed: int
+) -> NaiveResult:
     lock_params = params.lock or LockParams(kl_threshold=-1.0)
     prompt = torch.tensor([mask_token_id if i is None else i for i in canvas_ids], dtype=torch.int64)
     tokens = torch.cat((prompt, torch.full((params.max_tokens,), mask_token_id)))
@@ -147,8 +159,8 @@ def _forward(model: NaiveModel, stream: _Stream, active: Tensor) -> tuple[Tensor
     for layer, kept in zip(model.layers, stream.cache, strict=True):  # 8
         q, k, v = layer.project(x, positions, model.rotary)  # 9: for the active rows only
         # 10-11: fresh keys and values where active, cached ones where locked.
-        k_all = torch.full((len(active), *k.shape[1:]), torch.nan) if kept is None else kept[0].clone()
-        v_all = torch.full((len(active), *v.shape[1:]), torch.nan) if kept is None else kept[1].clone()
+        k_all = k.new_full((len(active), *k.shape[1:]), torch.nan) if kept is None else kept[0].clone()
+        v_all = v.new_full((len(active), *v.shape[1:]), torch.nan) if kept is None else kept[1].clone()
         k_all[active], v_all[active] = k, v
         groups = q.shape[1] // k.shape[1]
         keys, values = k_all.repeat_interleave(groups, 1), v_all.repeat_interleave(groups, 1)

@@ -1,0 +1,91 @@
+"""The same engine on a CUDA device: `python -m pytest -m gpu`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from surelock import LLM, LockParams, SamplingParams
+from surelock.config import EngineConfig
+from surelock.decoding.naive import naive_decode
+from surelock.decoding.noise import Purpose, uniform
+from surelock.engine.engine import Engine
+from surelock.engine.request import Request
+from surelock.eval.verify import verify
+from surelock.models.transformer import Transformer
+from tests.test_golden import FOLDER, canvas_of, cases, load, params_of, rows_of
+from tests.tiny import MASK, tiny_model
+
+pytestmark = pytest.mark.gpu
+LOCKS = [None, LockParams(kl_threshold=0.5), LockParams.paper(0.5), LockParams(kl_threshold=2.0, prompt_lock_step=2)]
+
+
+def finish(engine: Engine) -> dict[Request, list[int]]:
+    final = {}
+    while engine.has_unfinished:
+        final.update({snapshot.request: snapshot.tokens for snapshot in engine.step(watched=False)})
+    return final
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return torch.randint(0, MASK, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.2])
+def test_float32_tokens_equal_the_oracle_on_the_cpu(lock: LockParams | None, cfg_scale: float) -> None:
+    cpu, cuda = tiny_model(2), tiny_model(2).to("cuda")
+    engine = Engine(cuda, EngineConfig(poison=True, max_batch_size=3))
+    expected = {}
+    for seed in range(8):
+        params = SamplingParams(
+            max_tokens=10 + 3 * seed, steps=9 + 2 * seed, block_length=8, cfg_scale=cfg_scale, seed=seed,
+            temperature=0.7 * (seed % 2), lock=lock,
+        )  # fmt: skip
+        request = engine.add_request(prompt(seed, 4 + 5 * seed), params)
+        oracle = naive_decode(cpu, request.canvas_ids, params, mask_token_id=MASK, seed=seed)
+        # A decision within rounding may fall either way on another device.
+        if oracle.margin > 2e-4:
+            expected[request] = oracle.tokens
+    final = finish(engine)
+    assert len(expected) >= 4
+    assert {request: final[request] for request in expected} == expected
+
+
+@pytest.mark.parametrize(("variant", "name", "prompt_name"), list(cases()))
+def test_golden_tokens(variant: str, name: str, prompt_name: str) -> None:
+    _, arrays = load(variant)
+    llm = LLM(FOLDER / variant, device="cuda", dtype="float32")
+    params = params_of(variant, name, prompt_name)
+    engine = Engine(llm.transformer, EngineConfig(poison=True))
+    requests = {}
+    for row, (ids, keep) in enumerate(rows_of(variant, "prompt", prompt_name)):
+        columns = [*keep.tolist(), *[True] * params.max_tokens]
+        request = engine.add_request(canvas_of(llm.transformer, ids), params)
+        requests[request] = arrays[f"tokens/{name}/{prompt_name}"][row][columns].tolist()
+    assert finish(engine) == requests
+
+
+def test_noise_is_the_same_on_both_devices() -> None:
+    seed, step, position = torch.tensor([[3, 2**62], [1, 9], [0, 77]])
+    there = uniform(seed.cuda(), step.cuda(), position.cuda(), 1000, Purpose.TOKEN)
+    assert torch.equal(there.cpu(), uniform(seed, step, position, 1000, Purpose.TOKEN))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_half_precision_runs_on_poisoned_slots(lock: LockParams | None) -> None:
+    model: Transformer = tiny_model(1, dtype=torch.bfloat16).to("cuda")
+    engine = Engine(model, EngineConfig(poison=True, max_batch_size=3))
+    requests = [
+        engine.add_request(prompt(seed, 3 + 7 * seed), SamplingParams(max_tokens=12 + seed, lock=lock))
+        for seed in range(6)
+    ]
+    final = finish(engine)
+    assert not any(request.failed for request in requests)
+    assert all(MASK not in final[request] for request in requests)
+
+
+def test_the_embedded_model_verifies() -> None:
+    report = verify(LLM(device="cuda", dtype="float32"), ["Call me Ishmael."], SamplingParams(max_tokens=24))
+    assert report.exact
+    assert report.active_ratio < 0.8
