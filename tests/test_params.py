@@ -15,6 +15,8 @@ NOT_FINITE = [math.nan, math.inf, -math.inf, float("1e999")]
 
 BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 10**12}, r"max_tokens is 1000000000000; it must be from 0 to 1048576"),
+    ({"max_tokens": 10**5000}, r"max_tokens is .*; it must be from 0"),
+    ({"temperature": 10**5000}, r"temperature is .*; it must be a finite number"),
     ({"max_tokens": -1}, r"max_tokens is -1; it must be from 0"),
     ({"max_tokens": True}, r"max_tokens is True; it must be an integer"),
     ({"max_tokens": "5"}, r"max_tokens is '5'; it must be an integer"),
@@ -33,7 +35,7 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"seed": 1.5}, r"seed is 1.5; it must be an integer"),
     ({"stop": "\n"}, r"stop is '\\n'; it must be a tuple of strings"),
     ({"stop": ("",)}, r"stop holds ''; each must be a string of 1 to 256 characters"),
-    ({"stop": ("x" * 257,)}, r"stop holds 'x+\.\.\.; each must be a string of 1 to 256 characters"),
+    ({"stop": ("x" * 257,)}, r"stop holds 'x+'\.\.\.; each must be a string of 1 to 256 characters"),
     ({"stop": ("a",) * 10_000}, r"stop has 10000 strings; the limit is 16"),
     ({"stop": (3,)}, r"stop holds 3; each must be a string"),
     ({"ignore_eos": 1}, r"ignore_eos is 1; it must be true or false"),

@@ -1,5 +1,7 @@
 """Every error surelock raises on purpose; each message is one line a user can act on.
 
+`shown` and `shown_error` put foreign values and errors into such a line.
+
 SureLockError
 ├── ParameterError        a sampling, lock or engine parameter is out of its limits (also a ValueError)
 ├── PromptError           a prompt, message or segment cannot be decoded (also a ValueError)
@@ -13,7 +15,8 @@ SureLockError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import reprlib
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,3 +62,39 @@ class NonFiniteLogitsError(SureLockError, ArithmeticError):
     def __init__(self, message: str, outputs: Sequence[RequestOutput] = ()) -> None:
         super().__init__(message)
         self.outputs = list(outputs)
+
+
+class _ShortRepr(reprlib.Repr):
+    """Only the first items of a sequence or mapping, only 60 characters of anything else, and never a line break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        # At the default of 6 levels of 6 items each, a line could have tens of thousands of items.
+        self.maxlevel = 2
+
+    def repr_str(self, x: str, level: int) -> str:
+        text = repr(x[: self.maxstring])
+        return text if len(x) <= self.maxstring else f"{text}..."
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to print integers of more than a few thousand digits.
+        return repr(x) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        return " ".join(super().repr_instance(x, level).split())
+
+
+_SHORT_REPR: Final = _ShortRepr()
+
+
+def shown(value: object) -> str:
+    """`value` as Python writes it, on one line and short, whatever it holds."""
+    return _SHORT_REPR.repr(value)
+
+
+def shown_error(error: BaseException) -> str:
+    """The kind and the message of another library's error, on one line and short, whatever it holds."""
+    text = " ".join(str(error).split())
+    readable = "".join(character if character.isprintable() else "?" for character in text)
+    return f"{type(error).__name__}: {readable:.200}"

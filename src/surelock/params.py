@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from surelock.errors import ParameterError
+from surelock.errors import ParameterError, shown
 
 Unmasking = Literal["low_confidence", "random"]
 GateScope = Literal["candidates", "active", "kl_passing"]
@@ -21,27 +20,27 @@ MIN_HALF_PRECISION_KL: Final = 1e-6
 
 def _check_int(name: str, value: object, low: int, high: int, hint: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ParameterError(f"{name} is {value!r}; it must be an integer from {low} to {high}: {hint}")
+        raise ParameterError(f"{name} is {shown(value)}; it must be an integer from {low} to {high}: {hint}")
     if not low <= value <= high:
-        raise ParameterError(f"{name} is {value}; it must be from {low} to {high}: {hint}")
+        raise ParameterError(f"{name} is {shown(value)}; it must be from {low} to {high}: {hint}")
 
 
 def _check_float(name: str, value: object, low: float, high: float, hint: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ParameterError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}: {hint}")
-    # Written so that NaN fails too.
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ParameterError(f"{name} is {value}; it must be a finite number from {low:g} to {high:g}: {hint}")
+        raise ParameterError(f"{name} is {shown(value)}; it must be a number from {low:g} to {high:g}: {hint}")
+    # An integer may be too large for isfinite; NaN fails every comparison.
+    if not low <= value <= high:
+        raise ParameterError(f"{name} is {shown(value)}; it must be a finite number from {low:g} to {high:g}: {hint}")
 
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise ParameterError(f"{name} is {value!r}; it must be true or false")
+        raise ParameterError(f"{name} is {shown(value)}; it must be true or false")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+        raise ParameterError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,15 +144,16 @@ class SamplingParams:
         _check_bool("ignore_eos", self.ignore_eos)
         _check_bool("allow_mask", self.allow_mask)
         if self.lock is not None and not isinstance(self.lock, LockParams):
-            raise ParameterError(f"lock is {self.lock!r}; it must be a LockParams, or None for no locking")
+            raise ParameterError(f"lock is {shown(self.lock)}; it must be a LockParams, or None for no locking")
 
     def _check_stop(self) -> None:
         if isinstance(self.stop, str) or not isinstance(self.stop, tuple | list):
-            raise ParameterError(f"stop is {self.stop!r}; it must be a tuple of strings, for example ('\\n\\n',)")
+            raise ParameterError(f"stop is {shown(self.stop)}; it must be a tuple of strings, for example ('\\n\\n',)")
         if len(self.stop) > MAX_STOPS:
             raise ParameterError(f"stop has {len(self.stop)} strings; the limit is {MAX_STOPS}")
         for text in self.stop:
             if not isinstance(text, str) or not 1 <= len(text) <= MAX_STOP_LENGTH:
-                shown = repr(text) if len(repr(text)) <= 40 else repr(text)[:37] + "..."
-                raise ParameterError(f"stop holds {shown}; each must be a string of 1 to {MAX_STOP_LENGTH} characters")
+                raise ParameterError(
+                    f"stop holds {shown(text)}; each must be a string of 1 to {MAX_STOP_LENGTH} characters"
+                )
         object.__setattr__(self, "stop", tuple(self.stop))

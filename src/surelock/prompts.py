@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numbers
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from surelock.errors import ParameterError, PromptError, TokenizerError
+from surelock.errors import ParameterError, PromptError, TokenizerError, shown
 
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig
@@ -42,17 +41,17 @@ def normalise_prompts(prompts: object) -> list[Prompt]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
     if not isinstance(prompts, list | tuple):
-        raise PromptError(f"prompts is {_shown(prompts)}; a prompt is {_FORMS}")
+        raise PromptError(f"prompts is {shown(prompts)}; a prompt is {_FORMS}")
     if not prompts:
         raise PromptError(f"the list of prompts is empty; pass at least one: {_FORMS}")
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, numbers.Integral):
             raise PromptError(
-                f"prompts[{index}] is {_shown(prompt)}; a prompt given as token ids is "
-                f"{{'{TOKEN_IDS_KEY}': [{_shown(prompt)}, ...]}}"
+                f"prompts[{index}] is {shown(prompt)}; a prompt given as token ids is "
+                f"{{'{TOKEN_IDS_KEY}': [{shown(prompt)}, ...]}}"
             )
         if not isinstance(prompt, str | Mapping):
-            raise PromptError(f"prompts[{index}] is {_shown(prompt)}; a prompt is {_FORMS}")
+            raise PromptError(f"prompts[{index}] is {shown(prompt)}; a prompt is {_FORMS}")
     return list(prompts)
 
 
@@ -76,7 +75,7 @@ def encode_prompt(
     elif isinstance(prompt, Mapping):
         canvas_ids = _check_mapping(prompt, config)
     else:
-        raise PromptError(f"the prompt is {_shown(prompt)}; it must be {_FORMS}")
+        raise PromptError(f"the prompt is {shown(prompt)}; it must be {_FORMS}")
     if params.max_tokens == 0 and None not in canvas_ids:
         raise ParameterError(
             f"max_tokens is 0 and the prompt has no position to denoise; raise max_tokens, or pass {CANVAS_KEY} with "
@@ -137,11 +136,11 @@ def _check_mapping(prompt: Mapping[str, Any], config: ModelConfig) -> tuple[int 
     keys = list(prompt)
     if len(keys) != 1 or keys[0] not in (TOKEN_IDS_KEY, CANVAS_KEY):
         raise PromptError(
-            f"the prompt has the keys {_shown(keys)}; it must have exactly one, {TOKEN_IDS_KEY!r} or {CANVAS_KEY!r}"
+            f"the prompt has the keys {shown(keys)}; it must have exactly one, {TOKEN_IDS_KEY!r} or {CANVAS_KEY!r}"
         )
     key, ids = keys[0], prompt[keys[0]]
     if not isinstance(ids, list | tuple):
-        raise PromptError(f"{key} is {_shown(ids)}; it must be a list of integers (arrays and tensors have tolist())")
+        raise PromptError(f"{key} is {shown(ids)}; it must be a list of integers (arrays and tensors have tolist())")
     if len(ids) > config.max_sequence_length:
         raise PromptError(
             f"{key} has {len(ids)} positions; the model's limit is {config.max_sequence_length}: shorten it"
@@ -154,10 +153,10 @@ def _check_id(token_id: object, key: str, index: int, config: ModelConfig) -> in
         return None
     if isinstance(token_id, bool) or not isinstance(token_id, numbers.Integral):
         hint = " or None" if key == CANVAS_KEY else f" (None, where to denoise, belongs into {CANVAS_KEY})"
-        raise PromptError(f"{key}[{index}] is {_shown(token_id)}; it must be an integer{hint}")
+        raise PromptError(f"{key}[{index}] is {shown(token_id)}; it must be an integer{hint}")
     plain_id = int(token_id)
     if not 0 <= plain_id < config.vocab_size:
-        raise PromptError(f"{key}[{index}] is {_shown(plain_id)}; the model's ids are 0 to {config.vocab_size - 1}")
+        raise PromptError(f"{key}[{index}] is {shown(plain_id)}; the model's ids are 0 to {config.vocab_size - 1}")
     if plain_id == config.mask_token_id:
         raise PromptError(
             f"{key}[{index}] is {plain_id}, the id of [MASK], which no prompt may contain; pass None there, in "
@@ -170,26 +169,19 @@ def _check_segments(segments: object, config: ModelConfig) -> None:
     """Check kinds and sizes before anything is encoded or allocated."""
     limit = config.max_sequence_length
     if not isinstance(segments, list | tuple):
-        raise PromptError(f"segments is {_shown(segments)}; it must be a list of strings and of gap lengths")
+        raise PromptError(f"segments is {shown(segments)}; it must be a list of strings and of gap lengths")
     num_gap, num_gaps = 0, 0
     for index, segment in enumerate(segments):
         if isinstance(segment, str):
             continue
         if isinstance(segment, bool) or not isinstance(segment, numbers.Integral) or segment < 1:
             raise PromptError(
-                f"segments[{index}] is {_shown(segment)}; it must be a string, or a gap's length of 1 or more positions"
+                f"segments[{index}] is {shown(segment)}; it must be a string, or a gap's length of 1 or more positions"
             )
         num_gap, num_gaps = num_gap + int(segment), num_gaps + 1
     if not num_gaps:
         raise PromptError("segments has no gap; put an integer, the number of positions to fill, between the strings")
     if num_gap > limit:
         raise PromptError(
-            f"the gaps take {_shown(num_gap)} in all; the model's limit is {limit} positions: shorten them"
+            f"the gaps take {shown(num_gap)} in all; the model's limit is {limit} positions: shorten them"
         )
-
-
-def _shown(value: object) -> str:
-    """A short, one-line form of any value, however large."""
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    return " ".join(reprlib.repr(value).split())

@@ -98,7 +98,7 @@ def test_cached_repository(cached: Path, revision: str | None, offline: bool | N
         ("", "model is ''; give an existing folder, a hub id such as"),
         ("a\0b", r"model is 'a\x00b'"),
         ("org/name\n", r"model is 'org/name\n'"),
-        (b"org/name", "model is a bytes"),
+        (b"org/name", "model is b'org/name'"),
         (5, "model is 5"),
         ("/absent/folder", "'/absent/folder' is neither an existing folder nor a hub id"),
         ("./absent", "'./absent' is neither an existing folder nor a hub id"),

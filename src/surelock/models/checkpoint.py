@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from surelock.errors import ConfigError, ModelError, ModelNotFoundError
+from surelock.errors import ConfigError, ModelError, ModelNotFoundError, shown
 from surelock.models.config import ModelConfig
 from surelock.models.family import Family
 from surelock.models.registry import family_for
-from surelock.models.schema import shown
+from surelock.models.schema import shown_as_json
 
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_NESTING: Final = 32
@@ -62,7 +62,7 @@ def read_json_object(path: Path, *, max_bytes: int, error: type[ModelError]) -> 
     except ValueError as fault:
         raise error(f"{path} is not valid JSON: {fault}") from fault
     if not isinstance(value, dict):
-        raise error(f"{path} holds {shown(value)}; it must be a JSON object")
+        raise error(f"{path} holds {shown_as_json(value)}; it must be a JSON object")
     if _depth(value) > MAX_NESTING:
         raise error(f"{path} is nested too deeply; the limit is {MAX_NESTING} levels")
     return value

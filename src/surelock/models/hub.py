@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from surelock.errors import ModelNotFoundError, ParameterError
-from surelock.models.schema import shown
+from surelock.errors import ModelNotFoundError, ParameterError, shown
 
 EMBEDDED_FOLDER: Final = Path(__file__).resolve().parent.parent / "embedded"
 EMBEDDED_NAME: Final = "surelock-demo"

@@ -30,7 +30,7 @@ from surelock.models.schema import (
     TokenId,
     VocabSize,
     parse,
-    shown,
+    shown_as_json,
 )
 
 ROOT: Final = "model.transformer"
@@ -244,8 +244,9 @@ def _check_norms(schema: LLaDASchema) -> None:
     norm_bias = schema.include_bias if schema.bias_for_layer_norm is None else schema.bias_for_layer_norm
     _require(
         not norm_bias,
-        f"bias_for_layer_norm is {shown(schema.bias_for_layer_norm)} and include_bias {shown(schema.include_bias)}, "
-        "which gives the norms a bias; surelock implements only norms without one",
+        f"bias_for_layer_norm is {shown_as_json(schema.bias_for_layer_norm)} and include_bias "
+        f"{shown_as_json(schema.include_bias)}, which gives the norms a bias; surelock implements only norms without "
+        "one",
     )
     _require(
         schema.attention_layer_norm_with_affine or not schema.attention_layer_norm,
@@ -260,8 +261,8 @@ def _num_kv_heads(schema: LLaDASchema) -> int:
         implied = 1 if schema.multi_query_attention else schema.n_heads
         _require(
             schema.n_kv_heads == implied,
-            f"n_kv_heads is {schema.n_kv_heads}, but multi_query_attention is {shown(schema.multi_query_attention)}, "
-            f"which means {implied}; set one of them to null",
+            f"n_kv_heads is {schema.n_kv_heads}, but multi_query_attention is "
+            f"{shown_as_json(schema.multi_query_attention)}, which means {implied}; set one of them to null",
         )
     return schema.n_kv_heads
 

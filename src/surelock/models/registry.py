@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from surelock.errors import ConfigError
+from surelock.errors import ConfigError, shown
 from surelock.models.family import Family
 from surelock.models.llada import LLADA
-from surelock.models.schema import shown
+from surelock.models.schema import shown_as_json
 
 FAMILIES: Final[tuple[Family, ...]] = (LLADA,)
 
@@ -25,8 +25,8 @@ def family_for(raw: Mapping[str, Any]) -> Family:
     architectures = raw.get("architectures")
     if not (isinstance(architectures, list) and architectures and isinstance(architectures[0], str)):
         raise ConfigError(
-            f"config.json: architectures is {shown(architectures)}; it must be a list that names the model class: "
-            f"{supported}"
+            f"config.json: architectures is {shown_as_json(architectures)}; it must be a list that names the model "
+            f"class: {supported}"
         )
     family = _BY_ARCHITECTURE.get(architectures[0])
     if family is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from surelock.errors import ConfigError
+from surelock.errors import ConfigError, shown
 
 # Each bound leaves room for models an order of magnitude above the largest published ones, and keeps every product
 # of sizes far below 2^63.
@@ -19,7 +19,6 @@ MAX_INTERMEDIATE_SIZE: Final = 1 << 20
 MAX_VOCAB_SIZE: Final = 1 << 22
 MAX_SEQUENCE_LENGTH: Final = 1 << 24
 MAX_EOS_IDS: Final = 64
-MAX_SHOWN_LENGTH: Final = 60
 
 NumLayers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 NumHeads = Annotated[int, Field(ge=1, le=MAX_HEADS)]
@@ -73,29 +72,23 @@ def _describe(detail: ErrorDetails) -> str:
     if detail["type"] in ("literal_error", "none_required"):
         expected = str(detail.get("ctx", {}).get("expected", "null"))
         expected = {"True": "true", "False": "false"}.get(expected, expected)
-        return f"{field} is {shown(detail['input'])}; it must be {expected}, which is all that surelock implements"
+        return (
+            f"{field} is {shown_as_json(detail['input'])}; it must be {expected}, which is all that surelock implements"
+        )
     limit = detail["msg"].replace("Input should be", "it must be").replace("List should have", "it must have")
-    return f"{field} is {shown(detail['input'])}; {limit}"
+    return f"{field} is {shown_as_json(detail['input'])}; {limit}"
 
 
-def shown(value: object) -> str:
-    """`value` as JSON would name it, on one line and short, whatever it holds."""
+def shown_as_json(value: object) -> str:
+    """A value of a JSON file in the words of JSON, on one line and short, whatever it holds."""
     match value:
         case None:
             return "null"
         case bool():
             return str(value).lower()
-        case int():
-            # Python refuses to print integers of more than a few thousand digits.
-            return str(value) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
-        case float():
-            return repr(value)
-        case str():
-            text = repr(value[:MAX_SHOWN_LENGTH])
-            return text if len(value) <= MAX_SHOWN_LENGTH else f"{text}..."
         case list():
             return f"a list of {len(value)}"
         case Mapping():
             return "an object"
         case _:
-            return f"a {type(value).__name__}"
+            return shown(value)

@@ -14,11 +14,11 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from surelock.errors import WeightsError
+from surelock.errors import WeightsError, shown
 from surelock.models.checkpoint import read_json_object
 from surelock.models.config import ModelConfig
 from surelock.models.family import Family, Source
-from surelock.models.schema import shown
+from surelock.models.schema import shown_as_json
 
 SINGLE_FILE: Final = "model.safetensors"
 INDEX_FILE: Final = "model.safetensors.index.json"
@@ -95,12 +95,12 @@ def _find_shards(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
 def _read_index(path: Path) -> dict[str, str]:
     weight_map = read_json_object(path, max_bytes=MAX_INDEX_BYTES, error=WeightsError).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightsError(f"{path}: weight_map is {shown(weight_map)}; it must name the shard of each tensor")
+        raise WeightsError(f"{path}: weight_map is {shown_as_json(weight_map)}; it must name the shard of each tensor")
     for shard in weight_map.values():
         if not (isinstance(shard, str) and _SHARD_NAME.fullmatch(shard)):
             raise WeightsError(
-                f"{path} names the shard {shown(shard)}; a shard must be a plain file name in the same folder, such as "
-                "model-00001-of-00002.safetensors"
+                f"{path} names the shard {shown_as_json(shard)}; a shard must be a plain file name in the same folder, "
+                "such as model-00001-of-00002.safetensors"
             )
     num_shards = len(set(weight_map.values()))
     if num_shards > MAX_SHARDS:
