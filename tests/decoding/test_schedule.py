@@ -15,7 +15,9 @@ from surelock.params import SamplingParams
 def commits(params: SamplingParams, prompt_length: int = 3, num_gaps: int = 0) -> list[list[int]]:
     """Tokens committed by each step of each block, all blocks starting full and gaps going to the first."""
     blocks = plan(params, prompt_length, num_gaps).blocks
-    masks = [block.end - block.start + (num_gaps if block is blocks[0] else 0) for block in blocks]
+    ends = [prompt_length, *(block.end for block in blocks)]
+    masks = [stop - start for start, stop in pairwise(ends)]
+    masks[0] += num_gaps
     return [
         [quota(num, block.num_steps, index) for index in range(block.num_steps)]
         for block, num in zip(blocks, masks, strict=True)
@@ -32,7 +34,7 @@ def test_more_steps_than_tokens_idle_at_the_end_of_each_block() -> None:
 
 def test_the_last_block_may_be_shorter_and_the_first_blocks_get_the_odd_steps() -> None:
     blocks = plan(SamplingParams(max_tokens=10, steps=8, block_length=4), 5, 0).blocks
-    assert blocks == (BlockPlan(5, 9, 3), BlockPlan(9, 13, 3), BlockPlan(13, 15, 2))
+    assert blocks == (BlockPlan(0, 9, 3), BlockPlan(0, 13, 3), BlockPlan(0, 15, 2))
 
 
 def test_fewer_steps_than_blocks_are_raised_and_said() -> None:
@@ -50,7 +52,8 @@ def test_gaps_of_the_prompt_are_decoded_with_the_first_block() -> None:
 def test_allow_mask_counts_as_the_official_sampler_does() -> None:
     """It counts the block's own masks only, so gaps take from the block's share and masks may be left."""
     schedule = plan(SamplingParams(max_tokens=4, allow_mask=True), 5, 3)
-    assert [block.num_steps for block in schedule.blocks] == [4]
+    assert schedule.blocks == (BlockPlan(5, 9, 4),)
+    assert plan(SamplingParams(max_tokens=0, allow_mask=True), 5, 3).blocks == (BlockPlan(0, 5, 3),)
 
 
 @given(
@@ -65,7 +68,8 @@ def test_every_mask_is_committed_once_in_the_steps_asked_for(
     blocks = plan(params, 3, 0).blocks
     per_step = commits(params)
     assert sum(map(sum, per_step)) == max_tokens
-    assert [sum(block) for block in per_step] == [block.end - block.start for block in blocks]
+    ends = [3, *(block.end for block in blocks)]
+    assert [sum(block) for block in per_step] == [stop - start for start, stop in pairwise(ends)]
     wanted = max_tokens if steps is None else max(steps, len(blocks))
     assert sum(map(len, per_step)) == wanted
     assert all(earlier >= later for block in per_step for earlier, later in pairwise(block))

@@ -81,24 +81,17 @@ def naive_decode(
     model: NaiveModel, canvas_ids: Sequence[int | None], params: SamplingParams, *, mask_token_id: int, seed: int = 0
 ) -> NaiveResult:
     """Decode one canvas: canvas_ids is the prompt part (None = masked), params.max_tokens masks are appended."""
-    with model.device:
-        return _decode(model, canvas_ids, params, mask_token_id, seed)
-
-
-def _decode(
-    model: NaiveModel, canvas_ids: Sequence[int | None], params: SamplingParams, mask_token_id: int, seed: int
-) -> NaiveResult:
     lock_params = params.lock or LockParams(kl_threshold=-1.0)
-    prompt = torch.tensor([mask_token_id if i is None else i for i in canvas_ids], dtype=torch.int64)
-    tokens = torch.cat((prompt, torch.full((params.max_tokens,), mask_token_id)))
+    prompt = [mask_token_id if i is None else i for i in canvas_ids]
+    tokens = torch.tensor(prompt + [mask_token_id] * params.max_tokens, device=model.device)
     given = tokens != mask_token_id
     masked = ~given
     num_positions = len(tokens)
     schedule = plan(params, len(prompt), int(masked[: len(prompt)].sum()))
 
     # Algorithm 1, state: lock = 0, no cache, no previous posteriors.
-    locked = torch.zeros(num_positions, dtype=torch.bool)
-    age = torch.zeros(num_positions, dtype=torch.int64)
+    locked = torch.zeros_like(given)
+    age = torch.zeros_like(tokens)
     previous: Tensor | None = None
     streams = [_Stream(tokens.clone(), [None] * len(model.layers))]
     if params.cfg_scale > 0:
@@ -109,14 +102,13 @@ def _decode(
     for t in range(1, schedule.num_steps + 1):
         block, index = schedule.locate(t)
         if index == 0:
-            counted = masked[block.start if params.allow_mask else 0 : block.end]
-            num_block_masks = int(counted.sum())
+            num_block_masks = int(masked[block.counted_from : block.end].sum())
         k = quota(num_block_masks, block.num_steps, index)
 
         active = ~locked  # 6
         result.active_rows.append(int(active.sum()))
         fresh = [_forward(model, stream, active) for stream in streams]  # 7-14
-        logits = torch.full((num_positions, model.lm_head.num_tokens), torch.nan)
+        logits = torch.full((num_positions, model.lm_head.num_tokens), torch.nan, device=model.device)
         logits[active] = _guided([head_logits(hidden, model.lm_head) for hidden, _ in fresh], params.cfg_scale)  # 15
         age += active & ~masked
 
@@ -187,17 +179,17 @@ class _Candidate:
 def _propose(
     logits: Tensor, params: SamplingParams, mask_token_id: int, seed: int, step: int, position: int
 ) -> _Candidate:
-    key = (torch.tensor([seed]), torch.tensor([step]), torch.tensor([position]))
+    key = torch.tensor([[seed], [step], [position]], device=logits.device)
     scores = logits.clone()
     if not params.allow_mask:
         scores[mask_token_id] = -torch.inf
     if params.temperature > 0:
-        scores = scores + params.temperature * gumbel(*key, len(logits))[0]
+        scores = scores + params.temperature * gumbel(key[0], key[1], key[2], len(logits))[0]
     best = scores.topk(2).values
     token = int(scores.argmax())
     rank = float(logits.softmax(0)[token])
     if params.unmasking == "random":
-        rank = float(uniform(*key, 1, Purpose.ORDER))
+        rank = float(uniform(key[0], key[1], key[2], 1, Purpose.ORDER))
     return _Candidate(token, rank, float(best[0] - best[1]))
 
 
@@ -243,7 +235,7 @@ def _kl(now: Tensor, before: Tensor) -> float:
 def _uncertainty(logits: Tensor) -> float:
     """1 - max p without the subtraction, which would round to 0 (docs/algorithm.md, "Noise")."""
     log_p = logits.double().log_softmax(0)
-    return float(log_p[torch.arange(len(log_p)) != log_p.argmax()].exp().sum())
+    return float(torch.cat((log_p[: log_p.argmax()], log_p[log_p.argmax() + 1 :])).exp().sum())
 
 
 def _note_margin(result: NaiveResult, ranked: list[_Candidate], k: int) -> None:

@@ -9,9 +9,12 @@ from surelock.params import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """One semi-autoregressive block: candidates are masked positions before `end` (exclusive, in canvas positions)."""
+    """One semi-autoregressive block, in canvas positions: candidates are the masked ones before `end` (exclusive).
 
-    start: int
+    Its steps share out the masks that lie from `counted_from` to `end` when the block begins.
+    """
+
+    counted_from: int
     end: int
     num_steps: int
 
@@ -56,20 +59,16 @@ def plan(params: SamplingParams, prompt_length: int, num_gaps: int) -> Schedule:
     starts = range(0, max(total, 1), length)
     ends = [prompt_length + min(start + length, total) for start in starts]
     num_blocks = len(ends)
+    # The official sampler counts a block's own masks only, so gaps take from its share and masks may be left.
+    counts_gaps = total == 0 or not params.allow_mask
+    notes: tuple[str, ...] = ()
     if params.steps is None:
-        # The official sampler never counts gaps; counting them here is what lets a block fill all of its masks.
-        extra = 0 if params.allow_mask else num_gaps
-        counts = [end - prompt_length - start for start, end in zip(starts, ends, strict=True)]
-        counts[0] += extra
-        steps = counts
-        notes: tuple[str, ...] = ()
+        steps = [end - prompt_length - start for start, end in zip(starts, ends, strict=True)]
+        steps[0] += num_gaps if counts_gaps else 0
     else:
         num_steps = max(params.steps, num_blocks)
         steps = [num_steps // num_blocks + (1 if b < num_steps % num_blocks else 0) for b in range(num_blocks)]
-        notes = ()
         if num_steps > params.steps:
             notes = (f"steps raised from {params.steps} to {num_steps}: each of the {num_blocks} blocks needs one",)
-    blocks = tuple(
-        BlockPlan(prompt_length + start, end, count) for start, end, count in zip(starts, ends, steps, strict=True)
-    )
-    return Schedule(blocks, notes)
+    counted_from = [0 if counts_gaps else prompt_length + start for start in starts]
+    return Schedule(tuple(map(BlockPlan, counted_from, ends, steps)), notes)

@@ -114,9 +114,7 @@ class Engine:
         request.step += 1
         block, index = request.schedule.locate(request.step)
         if index == 0:
-            # Without allow_mask every earlier block is full, so this counts the block and, in the first, the gaps.
-            start = block.start if request.params.allow_mask else 0
-            request.num_block_masks = int(self._canvas.masked[request.slot, start : block.end].sum())
+            request.num_block_masks = int(self._canvas.masked[request.slot, block.counted_from : block.end].sum())
 
     def _count(self, running: Sequence[Request], result: StepResult) -> None:
         generated = result.locked & ~self._canvas.given

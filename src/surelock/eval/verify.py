@@ -152,7 +152,7 @@ def _report(checks: Sequence[_Check]) -> VerifyReport:
         exact=not mismatches,
         first_mismatch=mismatches[0] if mismatches else None,
         lock_agreement=sum(check.num_equal for check in checks) / num_tokens,
-        identical_outputs=len(checks) - len(differences),
+        identical_outputs=sum(check.num_equal == check.num_tokens for check in checks),
         first_difference=_flipped(min(differences)) if differences else None,
         max_deviation=max(deviations),
         mean_deviation=sum(deviations) / len(deviations),

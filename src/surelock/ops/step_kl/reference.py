@@ -16,8 +16,9 @@ from torch import Tensor
 
 from surelock.ops.head_logits import Head, head_logits_float32
 
-# Elements of one [rows, tokens] part: 8 MiB of float32.
+# Elements of one [rows, tokens] part: 8 MiB of float32; and its tokens, which bounds a float32 copy of the head's part.
 PART_ELEMENTS = 1 << 21
+PART_TOKENS = 1 << 13
 FAR_APART = 1.0
 
 
@@ -34,7 +35,7 @@ def step_kl(hidden: Tensor, previous: Tensor, head: Head, *, part_elements: int 
     if num_rows == 0:
         empty = hidden.new_zeros(0, dtype=torch.float32)
         return StepKL(empty, empty)
-    width = max(1, part_elements // num_rows)
+    width = min(max(1, part_elements // num_rows), PART_TOKENS)
     starts = range(0, head.num_tokens, width)
     state = _part(hidden, previous, head.part(0, width))
     for start in starts[1:]:
@@ -59,9 +60,8 @@ class _Partial(NamedTuple):
 
 
 def _part(hidden: Tensor, previous: Tensor, head: Head) -> _Partial:
-    # [n, tokens of this part]
-    logits = head_logits_float32(hidden, head)
-    old_logits = head_logits_float32(previous, head)
+    # [n, tokens of this part] each
+    logits, old_logits = head_logits_float32(torch.cat((hidden, previous)), head).chunk(2)
     change = logits - old_logits
     top, index = logits.max(dim=1, keepdim=True)
     centre = change.gather(1, index)
