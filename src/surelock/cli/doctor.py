@@ -1,0 +1,218 @@
+"""`surelock doctor`: what this installation consists of, and what to do about its problems."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import typer
+from rich.text import Text
+
+from surelock.cli.loading import load_llm
+from surelock.cli.options import JsonFlag, ModelOptions, with_options
+from surelock.cli.terminal import one_line, print_facts, standard_output
+from surelock.cli.watch import write_json
+from surelock.errors import SureLockError
+
+if TYPE_CHECKING:
+    from surelock.llm import LLM
+    from surelock.models.config import ModelConfig
+
+MIN_TORCH: Final = (2, 11)
+# Extra, and a module that only it brings.
+EXTRAS: Final = {"plots": "matplotlib"}
+_PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and the one line that mends it."""
+
+    problem: str
+    fix: str
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Facts by section, and the problems found on the way."""
+
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {**self.sections, "problems": [asdict(problem) for problem in self.problems]}
+
+
+@with_options
+def doctor(model: ModelOptions, json: JsonFlag = False) -> None:
+    """Show versions, device, kernels, memory and model, and how to mend what is wrong.
+
+    Exit code 1 if a problem was found.
+    """
+    diagnosis = examine(lambda: load_llm(model))
+    if json:
+        write_json(diagnosis.to_dict())
+    else:
+        _print(diagnosis)
+    if diagnosis.problems:
+        raise typer.Exit(1)
+
+
+def examine(load: Callable[[], LLM]) -> Diagnosis:
+    """Look at everything; what fails becomes a problem and not an error."""
+    diagnosis = Diagnosis()
+    diagnosis.sections["system"] = {
+        "surelock": _version("surelock"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name.replace("-", "_"): _version(name) for name in _PACKAGES},
+    }
+    try:
+        _examine_torch(diagnosis)
+        diagnosis.sections["memory"] = _memory()
+        _examine_model(diagnosis, load)
+    except (ImportError, OSError) as error:
+        # A damaged installation; a library that torch cannot load is an OSError.
+        fix = "install it again: pip install --force-reinstall surelock"
+        diagnosis.problems.append(Problem(f"a library cannot be imported: {one_line(str(error))}", fix))
+    diagnosis.sections["extras"] = {
+        name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()
+    }
+    return diagnosis
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Weights of a model with this config, norms and biases included."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    attention = 2 * hidden * config.query_size + 2 * hidden * config.kv_size
+    layer = attention + 3 * hidden * inner + 2 * hidden
+    if config.qkv_bias or config.bias:
+        layer += config.query_size + 2 * config.kv_size
+    if config.bias:
+        layer += 2 * hidden + 2 * inner
+    if config.qk_norm:
+        layer += config.query_size + config.kv_size
+    embedding = config.embedding_size * hidden
+    head = 0 if config.tie_embeddings else embedding + (config.embedding_size if config.bias else 0)
+    return config.num_layers * layer + embedding + head + hidden
+
+
+def _examine_torch(diagnosis: Diagnosis) -> None:
+    import torch
+
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < MIN_TORCH:
+        wanted = ".".join(map(str, MIN_TORCH))
+        diagnosis.problems.append(Problem(f"torch {torch.__version__} is too old", f"pip install 'torch>={wanted}'"))
+    has_cuda = torch.cuda.is_available()
+    if not has_cuda and torch.version.cuda is not None and os.path.exists("/dev/nvidia0"):
+        fix = "install a driver that supports it, or the torch build for yours (pytorch.org)"
+        diagnosis.problems.append(Problem(f"a GPU is there but CUDA {torch.version.cuda} cannot use it", fix))
+    why = "CUDA is available" if has_cuda else _why_no_cuda(torch.version.cuda)
+    diagnosis.sections["device"] = {
+        "chosen": f"{'cuda' if has_cuda else 'cpu'}: {why}",
+        "kernels": _kernels(has_cuda),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if has_cuda else [],
+        "threads": torch.get_num_threads(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _kernels(has_cuda: bool) -> str:
+    if not has_cuda:
+        return "reference, plain PyTorch: the CPU has no other"
+    has_triton = importlib.util.find_spec("surelock.ops.row_attention.triton") is not None
+    return "triton" if has_triton else "reference, plain PyTorch: this version has no other"
+
+
+def _why_no_cuda(built_for: str | None) -> str:
+    return "this torch is built without CUDA" if built_for is None else "torch finds no CUDA device"
+
+
+def _memory() -> dict[str, float | None]:
+    """Free and total memory in GiB, of the machine and of the first GPU."""
+    import torch
+
+    sizes: dict[str, float | None] = {"free_gib": None, "total_gib": None}
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        page = os.sysconf("SC_PAGE_SIZE")
+        sizes = {
+            "free_gib": _gib(page * os.sysconf("SC_AVPHYS_PAGES")),
+            "total_gib": _gib(page * os.sysconf("SC_PHYS_PAGES")),
+        }
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        sizes |= {"gpu_free_gib": _gib(free), "gpu_total_gib": _gib(total)}
+    return sizes
+
+
+def _examine_model(diagnosis: Diagnosis, load: Callable[[], LLM]) -> None:
+    try:
+        llm = load()
+    except SureLockError as error:
+        fix = "check --model, --revision and --device, or leave them out for the embedded model"
+        diagnosis.problems.append(Problem(f"the model cannot be loaded: {one_line(str(error))}", fix))
+        return
+    tokenizer = llm.tokenizer
+    diagnosis.sections["model"] = {
+        "name": llm.name,
+        "commit": llm.commit,
+        "family": llm.config.family,
+        "parameters": count_parameters(llm.config),
+        "dtype": str(llm.dtype).removeprefix("torch."),
+        "device": str(llm.device),
+        "context": llm.config.max_sequence_length,
+        "tokenizer": tokenizer is not None,
+        "chat_template": tokenizer is not None and tokenizer.has_chat_template,
+    }
+    if tokenizer is None:
+        fix = "add tokenizer.json to the model folder, or use prompt_token_ids"
+        diagnosis.problems.append(Problem(f"{llm.name} has no tokenizer: it takes token ids only", fix))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gib(num_bytes: int) -> float:
+    return round(num_bytes / 2**30, 1)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    console = standard_output()
+    rows = [
+        (
+            Text(section if number == 0 else "", style="bold"),
+            name.replace("_gib", "").replace("_", " "),
+            _shown(name, value),
+        )
+        for section, facts in diagnosis.sections.items()
+        for number, (name, value) in enumerate(facts.items())
+    ]
+    print_facts(console, rows)
+    for problem in diagnosis.problems:
+        console.print(Text.assemble(("\nproblem: ", "red"), problem.problem), soft_wrap=True)
+        console.print(Text.assemble(("    fix: ", "green"), problem.fix), soft_wrap=True)
+    if not diagnosis.problems:
+        console.print(Text("\nno problem found", style="green"))
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if name.endswith("_gib"):
+        return f"{value} GiB"
+    return f"{value:,}" if name == "parameters" else str(value)

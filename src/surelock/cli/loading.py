@@ -1,0 +1,49 @@
+"""From model options to a loaded `LLM`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surelock.cli.options import ModelOptions
+from surelock.cli.terminal import can_animate, standard_error
+
+if TYPE_CHECKING:
+    from surelock.llm import LLM
+
+
+def load_llm(options: ModelOptions) -> LLM:
+    """Import the library and load the model; a terminal on stderr is told what takes the time.
+
+    Raises:
+        ModelError: the model cannot be used.
+        ParameterError: the dtype or the device does not exist.
+    """
+    # Imported here because it brings torch and transformers, which `surelock --help` does not need.
+    with _status("starting"):
+        from surelock.llm import LLM
+
+    # A download shows the hub's own bars, which a second moving line would garble.
+    is_local = options.model is None or Path(options.model).is_dir()
+    with _status(f"loading {options.model or 'the embedded model'}") if is_local else _hub_bars():
+        return LLM(
+            options.model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=options.revision,
+            offline=True if options.offline else None,
+        )
+
+
+def _status(message: str) -> AbstractContextManager[object]:
+    console = standard_error()
+    return console.status(message) if can_animate(console) else nullcontext()
+
+
+def _hub_bars() -> AbstractContextManager[object]:
+    if not standard_error().is_terminal:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+    return nullcontext()

@@ -1,0 +1,90 @@
+"""The two streams of the process as rich consoles, and text that is safe to show on them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+# C0 without line feed and tab, DEL, and C1: a model's or a stranger's text must not steer the terminal.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_FIRST_PICTURE: Final = 0x2400
+_PICTURE_OF_DELETE: Final = "\u2421"
+
+
+def standard_output() -> Console:
+    """Console on stdout as it is now (tests and pagers replace the stream)."""
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+
+
+def standard_error() -> Console:
+    """Console on stderr as it is now."""
+    return Console(file=sys.stderr, highlight=False, markup=False, emoji=False)
+
+
+def can_animate(console: Console) -> bool:
+    """Whether the console can redraw lines it has printed."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+@contextmanager
+def silent_input() -> Iterator[None]:
+    """Stop the terminal from echoing what is typed, which would move a live picture; it is read later all the same."""
+    if not sys.stdin or not sys.stdin.isatty() or importlib.util.find_spec("termios") is None:
+        yield
+        return
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def visible(text: str) -> str:
+    """The text with control characters replaced by their pictures, line feeds and tabs kept."""
+    return _CONTROL.sub(_picture, text)
+
+
+def note(message: str) -> None:
+    """One dim line on stderr."""
+    standard_error().print(Text(f"note: {one_line(message)}", style="dim"), soft_wrap=True)
+
+
+def report_error(message: str) -> None:
+    """One red line on stderr."""
+    standard_error().print(Text(f"error: {one_line(message)}", style="red"), soft_wrap=True)
+
+
+def print_facts(console: Console, rows: Sequence[tuple[str | Text, ...]]) -> None:
+    """Rows in columns, the last one as wide as it is: a pipe gets every fact on one line."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        line = Text()
+        for cell, width in zip(row[:-1], widths, strict=True):
+            label = Text(cell, style="dim") if isinstance(cell, str) else cell
+            line.append_text(label).append(" " * (width - len(label) + 2))
+        console.print(line.append(row[-1]), soft_wrap=True)
+
+
+def one_line(message: str) -> str:
+    """The message with line breaks and runs of blanks closed up, safe to show."""
+    return visible(" ".join(message.split()))
+
+
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(_FIRST_PICTURE + code)
+    return _PICTURE_OF_DELETE if code == 0x7F else "\ufffd"

@@ -1,0 +1,111 @@
+"""`surelock verify`: does this machine decode exactly, and how far does locking move the result?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.text import Text
+
+from surelock.cli.generate import PromptFile, PromptTexts
+from surelock.cli.loading import load_llm
+from surelock.cli.options import (
+    OUTPUT_PANEL,
+    JsonFlag,
+    LockOptions,
+    MaxTokens,
+    ModelOptions,
+    SamplingOptions,
+    sampling_params,
+    with_options,
+)
+from surelock.cli.prompts import Prompt, read_prompts
+from surelock.cli.terminal import can_animate, print_facts, standard_error, standard_output
+from surelock.cli.watch import write_json
+
+if TYPE_CHECKING:
+    from surelock.eval.verify import VerifyReport
+
+DEFAULT_PROMPTS: Final[tuple[Prompt, ...]] = (
+    "Once upon a time, in a small town by the sea,",
+    "The committee has considered the report and",
+    "def add(first, second):\n    ",
+    "Q: What is 17 + 25?\nA:",
+)
+
+
+@with_options
+def verify(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    lock: LockOptions,
+    texts: PromptTexts = None,
+    file: PromptFile = None,
+    max_tokens: MaxTokens = 64,
+    noise_floor: Annotated[
+        bool,
+        typer.Option(
+            "--noise-floor",
+            metavar="",
+            help="Also measure the KL divergence that rounding alone causes: set --kl-threshold above it.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Check the engine against the plain algorithm, and measure what locking changes.
+
+    With locking off every token must equal that of the oracle: exit code 1 if one does not.
+
+    Without TEXT or --file a few built-in prompts are used.
+    """
+    params = sampling_params(max_tokens, sampling, lock)
+    prompts = read_prompts(texts or [], file) if texts or file else list(DEFAULT_PROMPTS)
+    llm = load_llm(model)
+
+    from surelock.eval.verify import verify as run_verify
+
+    with _status() as show:
+        report = run_verify(llm, prompts, params, progress=lambda done, total: show(f"verified {done} of {total}"))
+        show("measuring the noise floor")
+        floor = llm.noise_floor(prompts, params) if noise_floor else None
+    if json:
+        extra: dict[str, Any] = {"model": llm.name, "commit": llm.commit}
+        write_json(extra | report.to_dict() | ({} if floor is None else {"noise_floor": floor}))
+    else:
+        print_facts(standard_output(), _rows(report, floor))
+    if not report.exact:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A function that shows what is being done, on a terminal."""
+    console = standard_error()
+    if not can_animate(console):
+        yield lambda message: None
+        return
+    with console.status("verifying") as status:
+        yield status.update
+
+
+def _rows(report: VerifyReport, floor: dict[str, float] | None) -> list[tuple[str, str | Text]]:
+    rows: list[tuple[str, str | Text]] = [("checked", f"{report.num_prompts} prompts, {report.num_tokens} tokens")]
+    verdict = Text("exact: every token equals the oracle's", style="green")
+    if not report.exact:
+        prompt, position = report.first_mismatch or (-1, -1)
+        verdict = Text(f"NOT EXACT: first at prompt {prompt + 1}, position {position}", style="bold red")
+    rows.append(("locking off", verdict))
+    identical = f"{report.identical_outputs} of {report.num_prompts} outputs identical"
+    rows.append(("locking on", f"{report.lock_agreement:.2%} of tokens as without, {identical}"))
+    if report.first_difference is not None:
+        prompt, step = report.first_difference
+        rows.append(("first difference", f"prompt {prompt + 1}, step {step}"))
+    deviation = f"mean {report.mean_deviation:.2e}, max {report.max_deviation:.2e}"
+    rows.append(("deviation of probabilities", deviation))
+    rows.append(("rows computed", f"{report.active_ratio:.1%}"))
+    if floor is not None:
+        rows.append(("noise floor of KL, nats", ", ".join(f"{name} {value:.2e}" for name, value in floor.items())))
+    return rows

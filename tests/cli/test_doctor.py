@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from surelock.cli import doctor as doctor_module
+from surelock.cli.doctor import count_parameters, examine
+from tests.cli.conftest import FakeLibrary, Run
+from tests.cli.fake_llm import CONFIG
+
+LLADA_8B = replace(
+    CONFIG,
+    vocab_size=126_464,
+    embedding_size=126_464,
+    hidden_size=4096,
+    intermediate_size=12_288,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+)
+
+
+def test_healthy_installation(run: Run) -> None:
+    result = run("doctor")
+    for part in ("surelock", "python", "torch", "kernels", "threads", "GiB", "embedded", "chat template", "plots"):
+        assert part in result.stdout, part
+    assert result.stdout.endswith("no problem found\n")
+    assert result.exit_code == 0
+
+
+def test_json(run: Run) -> None:
+    result = run("doctor", "--json")
+    report = json.loads(result.stdout)
+    assert list(report) == ["system", "device", "memory", "model", "extras", "problems"]
+    assert report["model"]["parameters"] == count_parameters(CONFIG)
+    assert report["model"]["context"] == 512
+    assert report["extras"]["plots"] is True
+    assert report["problems"] == []
+    assert result.stderr == ""
+
+
+def test_a_model_that_cannot_be_loaded_is_a_problem_with_a_fix(run: Run) -> None:
+    result = run("doctor", "-m", "missing")
+    assert "problem: the model cannot be loaded: model 'missing'" in result.stdout
+    assert "fix: check --model" in result.stdout
+    assert "torch" in result.stdout
+    assert result.exit_code == 1
+    problems = json.loads(run("doctor", "-m", "missing", "--json").stdout)["problems"]
+    assert [sorted(problem) for problem in problems] == [["fix", "problem"]]
+
+
+def test_no_tokenizer_is_a_problem(run: Run, library: FakeLibrary) -> None:
+    library.settings["hides_tokenizer"] = True
+    result = run("doctor")
+    assert "embedded has no tokenizer" in result.stdout
+    assert result.exit_code == 1
+
+
+def test_old_torch_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_module, "MIN_TORCH", (99, 0))
+    assert "pip install 'torch>=99.0'" in run("doctor").stdout
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'transformers'"), OSError("libcudart.so.13")])
+def test_a_damaged_installation_is_a_problem(error: Exception) -> None:
+    def load() -> None:
+        raise error
+
+    diagnosis = examine(load)  # type: ignore[arg-type]
+    assert [problem.problem for problem in diagnosis.problems] == [f"a library cannot be imported: {error}"]
+
+
+def test_parameters_of_llada_8b() -> None:
+    # GSAI-ML/LLaDA-8B-Base, total_size of its index / 2 bytes.
+    assert count_parameters(LLADA_8B) == 8_015_581_184
+
+
+def test_parameters_of_grouped_tied_biased_layers() -> None:
+    config = replace(CONFIG, num_heads=4, num_kv_heads=2, head_dim=2, tie_embeddings=True, bias=True, qk_norm=True)
+    hidden, inner, query, kv = 8, 16, 8, 4
+    weights = hidden * (query + 2 * kv) + query * hidden + 3 * hidden * inner
+    biases = query + 2 * kv + hidden + 2 * inner + hidden
+    norms = 2 * hidden + query + kv
+    assert count_parameters(config) == 2 * (weights + biases + norms) + 4096 * hidden + hidden

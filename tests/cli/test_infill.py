@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
+from tests.cli.fake_llm import FakeLLM
+
+
+@pytest.fixture(autouse=True)
+def short_reply(library: FakeLibrary) -> None:
+    library.settings["reply"] = " one two three four five"
+
+
+def canvas_of(library: FakeLibrary) -> list[int | None]:
+    ((prompt, params),) = library.calls
+    assert params.max_tokens == 0
+    canvas: list[int | None] = prompt["canvas_token_ids"]
+    return canvas
+
+
+def test_prefix_gap_suffix(run: Run, library: FakeLibrary) -> None:
+    result = run("infill", "--prefix", "before", "--suffix", " after", "--gap", "2")
+    assert result.stdout == "before one two after\n"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("arguments", "length"), [(["--prefix", "x"], 16), (["--suffix", "x", "--gap", "3"], 3)])
+def test_one_side_is_enough(run: Run, library: FakeLibrary, arguments: list[str], length: int) -> None:
+    assert run("infill", *arguments).exit_code == 0
+    assert canvas_of(library).count(None) == length
+
+
+def test_segments_in_order(run: Run, library: FakeLibrary) -> None:
+    result = run("infill", "--segments", '["A", 2, " B", 3]', "--json")
+    assert json.loads(result.stdout)["text"] == "A one two B three four five"
+    llm = library.made[0]
+    assert canvas_of(library) == [*llm.words.encode("A"), None, None, *llm.words.encode(" B"), None, None, None]
+
+
+def test_segments_from_standard_input(run: Run, library: FakeLibrary) -> None:
+    assert run("infill", "--segments", "-", stdin='["A", 1]\n').stdout == "A one\n"
+
+
+def test_text_is_never_read_as_a_gap(run: Run, library: FakeLibrary) -> None:
+    assert run("infill", "--segments", '["[[12]] ░ gap:3", 1]').exit_code == 0
+    assert canvas_of(library).count(None) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ([], "nothing to fill: give --prefix or --suffix"),
+        (["--gap", "3"], "nothing to fill"),
+        (["--prefix", "x", "--gap", "0"], "--gap is 0; it must be at least 1"),
+        (["--prefix", "\udcff"], "--prefix"),
+        (["--segments", "A 8 B"], "--segments is not JSON"),
+        (["--segments", '{"A": 8}'], "must be a list"),
+        (["--segments", '["A"]'], "has no gap"),
+        (["--segments", "[]"], "has no gap"),
+        (["--segments", '["A", 0]'], "item 2 is 0"),
+        (["--segments", '["A", true]'], "item 2 is true"),
+        (["--segments", '["A", 2.5]'], "item 2 is 2.5"),
+        (["--segments", '["A", null]'], "item 2 is null"),
+        (["--segments", '["A", 2]', "--prefix", "x"], "--segments stands alone"),
+        (["--segments", "-"], "standard input is empty"),
+    ],
+)
+def test_bad_segments(run: Run, library: FakeLibrary, arguments: list[str], fragment: str) -> None:
+    assert_one_line_error(run("infill", *arguments, stdin=""), fragment)
+    assert not library.made
+
+
+def test_the_live_view_leaves_the_whole_document(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from surelock.cli import watch
+    from tests.cli.test_canvas_view import on_screen, terminal
+
+    output = terminal()
+    monkeypatch.setattr(watch, "standard_output", lambda: output)
+    run("infill", "--segments", '["A", 2, " B", 3]')
+    assert on_screen(output) == "A one two B three four five"
+
+
+def test_fake_infill_keeps_gaps() -> None:
+    assert FakeLLM(reply=" x").infill(["A", 1]).gaps[0].start == 1
