@@ -10,7 +10,8 @@ SureLockError
 │   ├── ConfigError           config.json is malformed, out of bounds or of an unsupported kind
 │   ├── WeightsError          safetensors files are damaged, incomplete or do not fit the config
 │   └── TokenizerError        tokenizer files are damaged, or a text door was used without a tokenizer
-└── NonFiniteLogitsError  the model produced NaN or infinity for a request
+├── NonFiniteLogitsError  the model produced NaN or infinity for a request
+└── EngineError           an engine was used after an error interrupted one of its steps
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class NonFiniteLogitsError(SureLockError, ArithmeticError):
     def __init__(self, message: str, outputs: Sequence[RequestOutput] = ()) -> None:
         super().__init__(message)
         self.outputs = list(outputs)
+
+
+class EngineError(SureLockError, RuntimeError):
+    """An engine was used after an error interrupted one of its steps."""
 
 
 class _ShortRepr(reprlib.Repr):

@@ -15,7 +15,7 @@ from surelock.config import EngineConfig
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
-from surelock.errors import ParameterError
+from surelock.errors import EngineError, ParameterError, PromptError
 from surelock.models.layer import TransformerLayer
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
@@ -59,11 +59,11 @@ def test_active_rows_never_grow_and_cover_the_masks(lock: LockParams, steps: int
 
 def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:
     """Rotated keys [N, heads, head_dim] that layer 0 gives these tokens at these positions."""
-    positions = torch.arange(len(tokens))
+    rotation = model.rotation(torch.arange(len(tokens)))
     layer = model.layers[0]
     assert isinstance(layer, TransformerLayer)
     with torch.inference_mode():
-        return layer.project(model.embed(torch.tensor(tokens)), positions, model.rotary)[1]
+        return layer.project(model.embed(torch.tensor(tokens)), rotation)[1]
 
 
 @pytest.mark.parametrize("min_visible_steps", [0, 1, 2])
@@ -73,8 +73,8 @@ def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_s
     engine = Engine(model, EngineConfig(poison=True))
     lock = LockParams(kl_threshold=50.0, min_visible_steps=min_visible_steps)
     request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
-    tokens = finish(engine)[request].tokens
-    locked_at = _locked_at(model, lock)
+    last = finish(engine)[request]
+    tokens, locked_at = last.tokens, last.locked_at
     kept = engine._runner._kv.layers[0].keys[0, :30]
     real, ghost = layer_0_keys(model, tokens), layer_0_keys(model, [MASK] * 30)
     generated = [position for position in range(10, 30) if locked_at[position]]
@@ -88,12 +88,6 @@ def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_s
         assert any(is_ghost)
         assert request.num_ghosts == sum(is_ghost)
     assert request.num_generated_locks == len(generated)
-
-
-def _locked_at(model: Transformer, lock: LockParams) -> list[int | None]:
-    engine = Engine(model)
-    request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
-    return finish(engine)[request].locked_at
 
 
 def test_rows_of_locked_positions_are_not_computed() -> None:
@@ -115,21 +109,62 @@ def test_rows_of_locked_positions_are_not_computed() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_a_request_does_not_depend_on_its_batch_mates(temperature: float) -> None:
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
+@pytest.mark.parametrize("length", [1, 10, 33])
+def test_a_request_does_not_depend_on_its_batch_mates(temperature: float, cfg_scale: float, length: int) -> None:
     model = tiny_model()
-    params = SamplingParams(max_tokens=18, temperature=temperature, seed=7, lock=LockParams(kl_threshold=0.5))
+    params = SamplingParams(
+        max_tokens=18, temperature=temperature, cfg_scale=cfg_scale, seed=7, lock=LockParams(kl_threshold=0.5)
+    )
     alone = Engine(model)
-    lonely = alone.add_request(prompt(2), params)
+    lonely = alone.add_request(prompt(2, length), params)
     expected = finish(alone)[lonely]
 
     engine = Engine(model, EngineConfig(max_batch_size=3, poison=True))
-    for seed, length in ((3, 4), (4, 25), (5, 9)):
-        engine.add_request(prompt(seed, length), SamplingParams(max_tokens=30, steps=11, block_length=7))
+    for seed, mate_length, mate_scale in ((3, 4, 0.0), (4, 25, 2.0), (5, 9, 0.0), (6, 12, 1.0)):
+        mate = SamplingParams(max_tokens=30, steps=11, block_length=7, cfg_scale=mate_scale)
+        engine.add_request(prompt(seed, mate_length), mate)
     engine.step()
-    request = engine.add_request(prompt(2), params)
+    request = engine.add_request(prompt(2, length), params)
     got = finish(engine)[request]
     assert (got.tokens, got.locked_at) == (expected.tokens, expected.locked_at)
     assert request.active_rows == lonely.active_rows
+
+
+def test_slots_of_keys_and_values_are_given_back() -> None:
+    engine = Engine(tiny_model(), EngineConfig(max_batch_size=2))
+    for seed in range(6):
+        engine.add_request(prompt(seed), SamplingParams(max_tokens=3 + seed, cfg_scale=seed % 2))
+    finish(engine)
+    # At most two requests at a time, each with at most two streams.
+    assert engine._runner._kv.shape[0] <= 4
+
+
+def test_an_interrupted_engine_refuses_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step may have been written: going on could return another request's tokens."""
+    model = tiny_model()
+    engine = Engine(model)
+    engine.add_request(prompt(1), SamplingParams(max_tokens=4))
+    engine.step()
+
+    def fail(*_: object) -> None:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._runner._kv, "grow", fail)
+        engine.add_request(prompt(2, 40), SamplingParams(max_tokens=4))
+        with pytest.raises(MemoryError):
+            engine.step()
+    with pytest.raises(EngineError, match=r"MemoryError: no more.*make a new one"):
+        engine.step()
+
+
+def test_canvases_that_cannot_be_decoded_are_refused_at_the_door() -> None:
+    engine = Engine(tiny_model())
+    with pytest.raises(PromptError, match="the canvas has 97 positions; the model's limit is 96"):
+        engine.add_request(prompt(1, 90), SamplingParams(max_tokens=7))
+    with pytest.raises(PromptError, match="no masked position"):
+        engine.add_request(prompt(1), SamplingParams(max_tokens=0))
 
 
 def test_slots_grow_while_requests_run() -> None:
@@ -177,6 +212,7 @@ def test_non_finite_logits_fail_one_request() -> None:
     final = finish(engine)
     assert broken.failed
     assert broken.step == 1
+    assert final[broken].tokens == [13, 2, 3, *[MASK] * 4]
     assert not healthy.failed
     assert MASK not in final[healthy].tokens
 
@@ -208,11 +244,11 @@ def test_no_float64_tensor_of_canvas_times_vocabulary(temperature: float) -> Non
 
 def test_tiny_thresholds_are_refused_where_they_measure_rounding() -> None:
     engine = Engine(tiny_model(dtype=torch.bfloat16))
-    noise = SamplingParams(lock=LockParams(kl_threshold=1e-7))
+    noise = SamplingParams(max_tokens=8, lock=LockParams(kl_threshold=1e-7))
     with pytest.raises(
         ParameterError, match=r"lock.kl_threshold is 1e-07; on a torch.bfloat16 model .*lock.allow_noise_eps"
     ):
         engine.add_request([1], noise)
-    engine.add_request([1], SamplingParams(lock=LockParams(kl_threshold=1e-7, allow_noise_eps=True)))
-    engine.add_request([1], SamplingParams(lock=LockParams(kl_threshold=-1.0)))
+    engine.add_request([1], SamplingParams(max_tokens=8, lock=LockParams(kl_threshold=1e-7, allow_noise_eps=True)))
+    engine.add_request([1], SamplingParams(max_tokens=8, lock=LockParams(kl_threshold=-1.0)))
     Engine(tiny_model()).add_request([1], noise)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from hypothesis import HealthCheck, assume, event, given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from surelock.config import EngineConfig
@@ -69,24 +70,33 @@ def run(
     return seen
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(
-    seed=st.integers(0, 3),
-    wanted=st.lists(requests(), min_size=1, max_size=5),
-    max_batch_size=st.integers(1, 4),
-)
-def test_tokens_locks_and_rows_equal_the_oracle(
-    seed: int, wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int
-) -> None:
-    model = _model(seed)
-    expected = [
-        naive_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0) for canvas, params in wanted
-    ]
-    assume(min(result.margin for result in expected) > MARGIN)
-    seen = run(model, wanted, max_batch_size)
-    for (request, snapshots), result in zip(seen.items(), expected, strict=True):
-        assert snapshots[-1].tokens == result.tokens
-        assert snapshots[-1].locked_at == result.locked_at
-        assert request.active_rows == result.active_rows
-        assert not request.failed
-        event("locked" if any(result.locked_at) else "nothing locked")
+class Compared:
+    """How many requests were compared, and how many of them locked anything."""
+
+    num_requests = 0
+    num_locking = 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tokens_locks_and_rows_equal_the_oracle(seed: int) -> None:
+    model, compared = _model(seed), Compared()
+
+    @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+    @given(wanted=st.lists(requests(), min_size=1, max_size=5), max_batch_size=st.integers(1, 4))
+    def check(wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int) -> None:
+        seen = run(model, wanted, max_batch_size)
+        for (request, snapshots), (canvas, params) in zip(seen.items(), wanted, strict=True):
+            assert not request.failed
+            expected = naive_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0)
+            if expected.margin < MARGIN:
+                continue
+            assert snapshots[-1].tokens == expected.tokens
+            assert snapshots[-1].locked_at == expected.locked_at
+            assert request.active_rows == expected.active_rows
+            compared.num_requests += 1
+            compared.num_locking += any(expected.locked_at)
+
+    check()
+    # Near-ties must not filter away what the comparison is for.
+    assert compared.num_requests >= 60
+    assert compared.num_locking >= 20

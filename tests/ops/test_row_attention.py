@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surelock.ops.row_attention import Segment, row_attention
+from surelock.ops.row_attention import RowSpan, row_attention
 from surelock.ops.store_kv import store_kv
 
 
@@ -29,17 +29,17 @@ def test_ragged_segments_equal_attention_written_out(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     slots = torch.randperm(6, generator=generator).tolist()
-    segments = [Segment(slots[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
+    spans = [RowSpan(slots[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
     queries = torch.randn(sum(rows for rows, _ in lengths), 4, 8, generator=generator)
     keys, values = torch.full((2, 6, 20, num_kv_heads, 8), torch.nan)
-    for slot, _, num_keys in segments:
+    for slot, _, num_keys in spans:
         keys[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
         values[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
 
-    attended = row_attention(queries, keys, values, segments)
+    attended = row_attention(queries, keys, values, spans)
 
     start = 0
-    for slot, num_rows, num_keys in segments:
+    for slot, num_rows, num_keys in spans:
         rows = slice(start, start + num_rows)
         expected = written_out(queries[rows], keys[slot, :num_keys], values[slot, :num_keys])
         torch.testing.assert_close(attended[rows].double(), expected, rtol=1e-5, atol=1e-5)

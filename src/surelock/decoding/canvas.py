@@ -27,7 +27,8 @@ class Canvas:
         age: [S, L] int32, forwards done with the real token as input.
         given: [S, L] bool, positions the prompt gave a token to.
         locked_at: [S, L] int32, 1-based step that locked the position, 0 = never.
-        hidden: [S, L, d], final hidden row of each position in the preceding step; valid where it was active then.
+        hidden: [S, L, d], final hidden row of each position when it was last computed.
+        computed_at: [S, L] int32, 1-based step of that, -1 = never.
     """
 
     def __init__(self, hidden_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
@@ -39,6 +40,7 @@ class Canvas:
         self.given = torch.zeros(shape, dtype=torch.bool, device=device)
         self.locked_at = torch.zeros(shape, dtype=torch.int32, device=device)
         self.hidden = torch.zeros((*shape, hidden_size), dtype=dtype, device=device)
+        self.computed_at = torch.zeros(shape, dtype=torch.int32, device=device)
 
     @property
     def num_slots(self) -> int:
@@ -75,6 +77,7 @@ class Canvas:
         self.age = _padded(self.age, more, 0)
         self.given = _padded(self.given, more, 0)
         self.locked_at = _padded(self.locked_at, more, 0)
+        self.computed_at = _padded(self.computed_at, more, -1)
         # Not read before it is written; NaN shows if it is.
         self.hidden = _padded(self.hidden, more, torch.nan)
 
@@ -94,6 +97,7 @@ class Canvas:
         self.age[slot] = 0
         self.given[slot] = False
         self.locked_at[slot] = 0
+        self.computed_at[slot] = -1
 
 
 def _padded(x: Tensor, more: tuple[int, int], value: float) -> Tensor:

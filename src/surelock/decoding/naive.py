@@ -1,6 +1,7 @@
 """The oracle: SureLock's Algorithm 1 (arXiv 2602.06412) for one sequence, literally, to be checked against the paper by
 eye. Comments carry its line numbers; the three departures are marked DECISION and argued in docs/algorithm.md. The
-engine must give the same tokens in float32.
+engine must give the same tokens in float32. What both share: the schedule of commits, the random numbers, and the
+layers' projections and feed-forward; golden data of the reference code covers those.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ class NaiveModel(Protocol):
         """Where the weights are."""
         ...
 
-    @property
-    def rotary(self) -> Any:
-        """Passed to the layers."""
+    def rotation(self, positions: Tensor) -> Any:
+        """Rotary embedding of rows at positions [R], passed to the layers."""
         ...
 
     @property
@@ -108,7 +108,7 @@ def naive_decode(
         active = ~locked  # 6
         result.active_rows.append(int(active.sum()))
         fresh = [_forward(model, stream, active) for stream in streams]  # 7-14
-        logits = torch.full((num_positions, model.lm_head.num_tokens), torch.nan, device=model.device)
+        logits = torch.full((num_positions, model.lm_head.vocab_size), torch.nan, device=model.device)
         logits[active] = _guided([head_logits(hidden, model.lm_head) for hidden, _ in fresh], params.cfg_scale)  # 15
         age += active & ~masked
 
@@ -145,11 +145,11 @@ def naive_decode(
 
 def _forward(model: NaiveModel, stream: _Stream, active: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
     """Lines 7 to 14: hidden rows [A, d] of the active positions, and every position's keys and values per layer."""
-    positions = active.nonzero().squeeze(1)
+    rotation = model.rotation(active.nonzero().squeeze(1))
     x = model.embed(stream.tokens[active])  # 7
     cache: list[tuple[Tensor, Tensor] | None] = []
     for layer, kept in zip(model.layers, stream.cache, strict=True):  # 8
-        q, k, v = layer.project(x, positions, model.rotary)  # 9: for the active rows only
+        q, k, v = layer.project(x, rotation)  # 9: for the active rows only
         # 10-11: fresh keys and values where active, cached ones where locked.
         k_all = k.new_full((len(active), *k.shape[1:]), torch.nan) if kept is None else kept[0].clone()
         v_all = v.new_full((len(active), *v.shape[1:]), torch.nan) if kept is None else kept[1].clone()

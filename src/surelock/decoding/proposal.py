@@ -10,8 +10,8 @@ from torch import Tensor
 from surelock.decoding.noise import gumbel
 from surelock.ops.head_logits import Head, head_logits
 
-# Elements of one [rows, V] part of the logits: 64 MiB of float32.
-LOGIT_ELEMENTS = 1 << 24
+# Rows of one [rows, V] part of the logits: enough to be worth reading the head for, and in cache at small V.
+LOGIT_ROWS = 256
 # Rows of one part of the float64 noise, which stays in cache at small V and never grows with the canvas.
 NOISE_ROWS = 16
 
@@ -27,7 +27,9 @@ class RowParams:
     allow_mask: Tensor
 
 
-def propose(hidden: Tensor, head: Head, rows: RowParams, mask_token_id: int) -> tuple[Tensor, Tensor]:
+def propose(
+    hidden: Tensor, head: Head, rows: RowParams, mask_token_id: int, *, part_rows: int = LOGIT_ROWS
+) -> tuple[Tensor, Tensor]:
     """Token int64 [n] and confidence float32 [n] of hidden rows [n, d].
 
     token = argmax(logits + temperature * Gumbel) over all ids but MASK (MASK too where allow_mask); confidence = its
@@ -35,15 +37,14 @@ def propose(hidden: Tensor, head: Head, rows: RowParams, mask_token_id: int) -> 
     """
     tokens = torch.empty(hidden.shape[0], dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-    width = max(1, LOGIT_ELEMENTS // head.num_tokens)
-    for start in range(0, hidden.shape[0], width):
-        part = slice(start, start + width)
+    for start in range(0, hidden.shape[0], part_rows):
+        part = slice(start, start + part_rows)
         logits = head_logits(hidden[part], head)
-        log_total = logits.logsumexp(1)
+        # Not exp(logit - logsumexp): its rounding would swamp the differences between nearly certain rows.
+        probability = logits.softmax(1)
         logits[:, mask_token_id].masked_fill_(~rows.allow_mask[part], -torch.inf)
         tokens[part] = _choose(logits, rows, part)
-        chosen = logits.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
-        confidence[part] = torch.where(log_total.isfinite(), (chosen - log_total).exp(), torch.nan)
+        confidence[part] = probability.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
     return tokens, confidence
 
 

@@ -7,7 +7,9 @@ and leave the batch at any step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from torch import Tensor
@@ -22,12 +24,21 @@ class Proposal:
     Attributes:
         token: int64, the proposed token.
         confidence: float32, its probability under the raw softmax; -inf where no logits were computed.
-        noise: float64, uniform in (0, 1), keyed by (seed, step, position).
+        seed, step: int64 [S], the keys of the request's random numbers.
     """
 
     token: Tensor
     confidence: Tensor
-    noise: Tensor
+    seed: Tensor
+    step: Tensor
+
+
+class GateScopeCode(IntEnum):
+    """`params.GateScope` in a tensor."""
+
+    CANDIDATES = 0
+    ACTIVE = 1
+    KL_PASSING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,7 @@ class LockNumbers:
     Attributes:
         kl_threshold: float64; negative never locks.
         percentile: float64; NaN where the gate is off.
-        gate_scope: int64 index into `params.GateScope`'s choices.
+        gate_scope: int64, a `GateScopeCode`.
         min_visible_steps: int64. `kl_both_visible`: bool.
         prompt_lock_step: int64; 0 where there is no prompt rule.
     """
@@ -52,22 +63,33 @@ class LockNumbers:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a locking rule sees. Dense [S, L].
+    """How far posteriors moved, and how sure they are. Dense [S, L] float32, +inf where nothing was measured.
 
     Attributes:
-        kl: float32, KL(p_t || p_{t-1}) in nats; +inf where there is no posterior of the preceding step.
-        uncertainty: float32, 1 - max p_t; +inf where it was not computed.
-        age: int32, forwards done with the real token as input, this step's included.
-        given: bool, prompt positions.
-        rows: bool, positions computed in this step.
-        step: int64 [S], 1-based.
+        kl: KL(p_t || p_{t-1}) in nats; +inf also where there is no posterior of the preceding step.
+        uncertainty: 1 - max p_t.
     """
 
     kl: Tensor
     uncertainty: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LockView:
+    """What a locking rule sees of the canvases. Dense [S, L].
+
+    Attributes:
+        candidates: bool, positions it may lock: active, unmasked and visible.
+        rows: bool, positions computed in this step.
+        age: int32, forwards done with the real token as input, this step's included.
+        given: bool, prompt positions.
+        step: int64 [S], 1-based.
+    """
+
+    candidates: Mask
+    rows: Mask
     age: Tensor
     given: Mask
-    rows: Mask
     step: Tensor
 
 
@@ -98,10 +120,10 @@ class UnmaskingPolicy(Protocol):
 class LockingRule(Protocol):
     """Which active unmasked positions stop being computed."""
 
-    def scored_rows(self, candidates: Mask, rows: Mask, numbers: LockNumbers) -> Mask:
-        """Rows whose posterior the rule wants to see: a superset of candidates within rows."""
-        ...
+    def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
+        """Lock a subset of view.candidates.
 
-    def evaluate(self, scores: Scores, candidates: Mask, numbers: LockNumbers) -> LockDecision:
-        """Lock a subset of candidates."""
+        measure(where) gives the scores of a subset of view.rows; every row measured costs logits, so a rule that needs
+        none asks for none. It is called at most once.
+        """
         ...

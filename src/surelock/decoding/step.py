@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.canvas import Canvas, Mask, PositionState
-from surelock.decoding.noise import Purpose, uniform
 from surelock.decoding.proposal import RowParams, propose
 from surelock.decoding.protocols import (
     LockingRule,
     LockNumbers,
+    LockView,
     Proposal,
     RowSelector,
     Scores,
@@ -125,18 +125,24 @@ def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forwar
     for name, slots in plan.policy.items():
         candidates = eligible & slots.unsqueeze(1)
         chosen |= method.policies[name].select(proposal, candidates, plan.quota)
-    committed = chosen & (proposal.token != method.mask_token_id)
-    # 20, before 17-19 because only candidates need D and u
+    committed = chosen & (proposal.token != method.mask_token_id) & ~failed.unsqueeze(1)
+    # 20, before 17-19 because few rows but candidates need D and u
     visible = age >= plan.lock.min_visible_steps.unsqueeze(1)
-    candidates = rows & (canvas.unmasked | committed) & visible & plan.tests_locks.unsqueeze(1)
-    # 17-19
-    scored = method.locking.scored_rows(candidates, rows, plan.lock) & (plan.step > 1).unsqueeze(1)
+    tests_locks = (plan.tests_locks & ~failed).unsqueeze(1)
+    candidates = rows & (canvas.unmasked | committed) & visible & tests_locks
     kl = torch.full(rows.shape, torch.inf, device=rows.device)
-    uncertainty = torch.full_like(kl, torch.inf)
-    kl[scored], uncertainty[scored] = step_kl(hidden[scored[rows]], canvas.hidden[scored], method.head)
+    scored = torch.zeros_like(rows)
+
+    # 17-19
+    def measure(where: Mask) -> Scores:
+        scored.copy_(where & (canvas.computed_at == plan.step.unsqueeze(1) - 1))
+        uncertainty = torch.full_like(kl, torch.inf)
+        kl[scored], uncertainty[scored] = step_kl(hidden[scored[rows]], canvas.hidden[scored], method.head)
+        return Scores(kl, uncertainty)
+
     # 21-23
-    scores = Scores(kl, uncertainty, age, canvas.given, rows, plan.step)
-    decision = method.locking.evaluate(scores, candidates, plan.lock)
+    view = LockView(candidates, rows, age, canvas.given, plan.step)
+    decision = method.locking.evaluate(view, plan.lock, measure)
     return StepResult(
         rows=rows,
         hidden=hidden,
@@ -161,19 +167,17 @@ def apply(canvas: Canvas, result: StepResult, step: Tensor) -> None:
     canvas.locked_at = torch.where(result.locked, step.unsqueeze(1).int(), canvas.locked_at)
     canvas.age = result.age
     canvas.hidden[result.rows] = result.hidden
+    canvas.computed_at = torch.where(result.rows, step.unsqueeze(1).int(), canvas.computed_at)
 
 
 def _propose(hidden: Tensor, eligible: Mask, plan: StepPlan, method: Method) -> tuple[Proposal, Tensor]:
     """Proposals of the eligible rows, hidden [n, d], spread over [S, L]; and the slots whose logits are not finite."""
     slot, position = eligible.nonzero(as_tuple=True)
-    seed, step = plan.seed[slot], plan.step[slot]
-    rows = RowParams(seed, step, position, plan.temperature[slot], plan.allow_mask[slot])
+    rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
     row_token, row_confidence = propose(hidden, method.head, rows, method.mask_token_id)
 
     token = torch.zeros(eligible.shape, dtype=torch.int64, device=eligible.device)
     confidence = torch.full(eligible.shape, -torch.inf, device=eligible.device)
-    noise = torch.zeros(eligible.shape, dtype=torch.float64, device=eligible.device)
     token[eligible] = row_token
     confidence[eligible] = row_confidence
-    noise[eligible] = uniform(seed, step, position, 1, Purpose.ORDER).squeeze(1)
-    return Proposal(token, confidence, noise), confidence.isnan().any(1)
+    return Proposal(token, confidence, plan.seed, plan.step), confidence.isnan().any(1)

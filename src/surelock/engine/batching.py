@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from surelock.decoding.protocols import LockNumbers
+from surelock.decoding.protocols import GateScopeCode, LockNumbers
 from surelock.decoding.schedule import quota
 from surelock.decoding.step import StepPlan
 from surelock.engine.request import Request
-from surelock.params import GateScope
-
-_GATE_SCOPES = get_args(GateScope)
 
 
 def step_plan(running: Sequence[Request], num_slots: int, device: torch.device) -> StepPlan:
@@ -38,7 +34,7 @@ def step_plan(running: Sequence[Request], num_slots: int, device: torch.device) 
         lock=LockNumbers(
             kl_threshold=column(real, lambda r: r.lock.kl_threshold),
             percentile=column(real, _percentile),
-            gate_scope=column(integer, lambda r: _GATE_SCOPES.index(r.lock.gate_scope)),
+            gate_scope=column(integer, lambda r: GateScopeCode[r.lock.gate_scope.upper()]),
             min_visible_steps=column(integer, lambda r: r.lock.min_visible_steps),
             kl_both_visible=column(flag, lambda r: r.lock.kl_both_visible),
             prompt_lock_step=column(integer, lambda r: r.lock.prompt_lock_step or 0),

@@ -18,7 +18,7 @@ from surelock.engine.request import Request
 from surelock.engine.runner import Runner
 from surelock.engine.scheduler import Scheduler
 from surelock.engine.snapshot import Snapshot, take_snapshot
-from surelock.errors import ParameterError
+from surelock.errors import EngineError, ParameterError, PromptError, shown_error
 from surelock.models.transformer import Transformer
 from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
 
@@ -33,7 +33,8 @@ class Engine:
         self.config = config or EngineConfig()
         self._model = model
         self._scheduler = Scheduler(self.config.max_batch_size)
-        self._runner = Runner(model, self.config.max_batch_size, poison=self.config.poison)
+        self._runner = Runner(model, poison=self.config.poison)
+        self._error: BaseException | None = None
         self._canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
         self._method = Method(AllActive(), POLICIES, KLRule(), model.lm_head, model.config.mask_token_id)
         self._num_requests = 0
@@ -59,8 +60,14 @@ class Engine:
 
         Raises:
             ParameterError: see `check`.
+            PromptError: the canvas is too long for the model, or nothing in it is masked.
         """
         self.check(params)
+        limit, num = self._model.config.max_sequence_length, len(canvas_ids) + params.max_tokens
+        if num > limit:
+            raise PromptError(f"the canvas has {num} positions; the model's limit is {limit}: shorten it")
+        if params.max_tokens == 0 and None not in canvas_ids:
+            raise PromptError("the canvas has no masked position: raise max_tokens, or put None where to denoise")
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(self._num_requests, tuple(canvas_ids), params, seed)
         self._num_requests += 1
@@ -78,7 +85,19 @@ class Engine:
         """One denoising step of every running request; finished ones (`Request.is_finished`) have left the batch.
 
         Returns a snapshot of each, or only of the finished ones if nobody watched.
+
+        Raises:
+            EngineError: an earlier step did not end; what it left behind cannot be trusted.
         """
+        if self._error is not None:
+            raise EngineError(f"this engine stopped at an earlier error ({shown_error(self._error)}): make a new one")
+        try:
+            return self._step(watched)
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def _step(self, watched: bool) -> list[Snapshot]:
         self._admit()
         running = list(self._scheduler.running)
         if not running:
@@ -103,7 +122,7 @@ class Engine:
             return
         num_slots = 1 + max(request.slot for request in admitted if request.slot is not None)
         self._canvas.grow(num_slots, max(request.num_positions for request in admitted))
-        self._runner.start(admitted, self._canvas.num_slots, self._canvas.length)
+        self._runner.start(admitted, self._canvas.length)
         mask_token_id = self._model.config.mask_token_id
         for request in admitted:
             assert request.slot is not None
@@ -137,4 +156,5 @@ class Engine:
     def _release(self, request: Request) -> None:
         if request.slot is not None:
             self._canvas.clear(request.slot)
+            self._runner.finish(request.slot)
         self._scheduler.release(request)

@@ -16,7 +16,7 @@ class Request:
     """A canvas being denoised.
 
     Attributes:
-        id: the caller's name for it.
+        id: counts the engine's requests from 0.
         canvas_ids: the prompt part of the canvas, None where masked; max_tokens masks follow.
         seed: of its noise.
         slot: where its canvas, keys and values live; None while it waits.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
@@ -12,56 +14,79 @@ from surelock.engine.kv_slots import KVSlots
 from surelock.engine.request import Request
 from surelock.models.row_batch import RowBatch
 from surelock.models.transformer import Transformer
-from surelock.ops.row_attention import Segment
+from surelock.ops.row_attention import RowSpan
+
+
+@dataclass(frozen=True, slots=True)
+class _Tenant:
+    """A request as the model sees it: its KV slots, one for each stream, its length and guidance scale."""
+
+    kv_slots: tuple[int, ...]
+    num_keys: int
+    cfg_scale: float
 
 
 class Runner:
     """`decoding.step.Forward` over a real model.
 
-    Slot s of the canvas has its keys and values in slot s of KVSlots; under guidance the unconditional stream, whose
-    prompt is MASK, has its own in slot max_batch_size + s.
+    Each canvas slot in use has one slot of keys and values, and under guidance a second one for the unconditional
+    stream, whose prompt is MASK.
     """
 
-    def __init__(self, model: Transformer, max_batch_size: int, *, poison: bool = False) -> None:
+    def __init__(self, model: Transformer, *, poison: bool = False) -> None:
         self._model = model
         self._kv = KVSlots(model.config, dtype=model.dtype, device=model.device, poison=poison)
-        self._second = max_batch_size
-        # Per slot: valid keys, which is the canvas length, and guidance scale (0: unguided).
-        self._num_keys = [0] * max_batch_size
-        self._cfg_scale = [0.0] * max_batch_size
+        self._free: list[int] = []
+        self._num_slots = 0
+        self._tenants: dict[int, _Tenant] = {}
 
-    def start(self, requests: Sequence[Request], num_slots: int, length: int) -> None:
-        """Make room for num_slots canvases of up to `length` positions and note what the new requests' slots hold."""
+    def start(self, requests: Sequence[Request], length: int) -> None:
+        """Give new requests, each of which has its canvas slot, their slots of at least `length` positions."""
         for request in requests:
             assert request.slot is not None
-            self._num_keys[request.slot] = request.num_positions
-            self._cfg_scale[request.slot] = request.params.cfg_scale
-        guided = any(request.is_guided for request in requests)
-        self._kv.grow(self._second + num_slots if guided else num_slots, length)
+            slots = tuple(self._take() for _ in range(2 if request.is_guided else 1))
+            self._tenants[request.slot] = _Tenant(slots, request.num_positions, request.params.cfg_scale)
+        self._kv.grow(self._num_slots, length)
+
+    def finish(self, slot: int) -> None:
+        """Take back what the request in this canvas slot held."""
+        for kv_slot in self._tenants.pop(slot).kv_slots:
+            heappush(self._free, kv_slot)
 
     def __call__(self, canvas: Canvas, rows: Mask) -> Tensor:
         """See `decoding.step.Forward`."""
         slots, positions = rows.nonzero(as_tuple=True)
         tokens = canvas.tokens[slots, positions]
-        num_rows: list[int] = rows.sum(1).tolist()
-        segments = [Segment(slot, num, self._num_keys[slot]) for slot, num in enumerate(num_rows) if num]
-        scale = torch.tensor(self._cfg_scale, dtype=torch.float32, device=rows.device)[slots]
-        guided = scale > 0
-        if not guided.any():
-            return self._model.hidden(RowBatch(tokens, positions, slots, tuple(segments)), self._kv.layers)
+        counts: list[int] = rows.sum(1).tolist()
+        running = [(slot, num, self._tenants[slot]) for slot, num in enumerate(counts) if num]
+        guided = [(slot, num, tenant) for slot, num, tenant in running if len(tenant.kv_slots) > 1]
+        first = [RowSpan(tenant.kv_slots[0], num, tenant.num_keys) for _, num, tenant in running]
+        if not guided:
+            return self._model.hidden(_batch(tokens, positions, first), self._kv.layers)
 
-        given = canvas.given[slots, positions]
-        unconditional = torch.where(given, self._model.config.mask_token_id, tokens)
-        second = [Segment(self._second + slot, num, keys) for slot, num, keys in segments if self._cfg_scale[slot] > 0]
-        batch = RowBatch(
-            torch.cat((tokens, unconditional[guided])),
-            torch.cat((positions, positions[guided])),
-            torch.cat((slots, slots[guided] + self._second)),
-            (*segments, *second),
-        )
+        # The rows of guided requests once more, their prompt masked.
+        scale = torch.zeros(canvas.num_slots, device=rows.device)
+        for slot, _, tenant in guided:
+            scale[slot] = tenant.cfg_scale
+        again = (scale > 0)[slots]
+        blind = torch.where(canvas.given[slots, positions], self._model.config.mask_token_id, tokens)[again]
+        second = [RowSpan(tenant.kv_slots[1], num, tenant.num_keys) for _, num, tenant in guided]
+        batch = _batch(torch.cat((tokens, blind)), torch.cat((positions, positions[again])), first + second)
         hidden = self._model.hidden(batch, self._kv.layers)
         # The head is affine and the two weights add up to 1, so guided hidden rows have the guided logits.
         combined = hidden[: len(slots)].float()
-        difference = combined[guided] - hidden[len(slots) :].float()
-        combined[guided] += scale[guided].unsqueeze(1) * difference
+        difference = combined[again] - hidden[len(slots) :].float()
+        combined[again] += scale[slots][again].unsqueeze(1) * difference
         return combined.to(hidden.dtype)
+
+    def _take(self) -> int:
+        if self._free:
+            return heappop(self._free)
+        self._num_slots += 1
+        return self._num_slots - 1
+
+
+def _batch(tokens: Tensor, positions: Tensor, spans: Sequence[RowSpan]) -> RowBatch:
+    table = torch.tensor([(span.slot, span.num_rows) for span in spans], dtype=torch.int64, device=tokens.device)
+    slots, num_rows = table.reshape(-1, 2).unbind(1)
+    return RowBatch(tokens, positions, slots.repeat_interleave(num_rows), tuple(spans))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surelock.models.config import ModelConfig
-from surelock.models.rope import RotaryTable
+from surelock.models.rope import Rotation
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.ops.row_attention import row_attention
 from surelock.ops.store_kv import store_kv
@@ -44,15 +44,15 @@ class TransformerLayer(nn.Module):
         self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, x: Tensor, batch: RowBatch, rotary: RotaryTable, kv: LayerKV) -> Tensor:
+    def forward(self, x: Tensor, batch: RowBatch, rotation: Rotation, kv: LayerKV) -> Tensor:
         """x [R, hidden_size] -> [R, hidden_size]; overwrites the rows' keys and values in their slots."""
-        q, k, v = self.project(x, batch.positions, rotary)
+        q, k, v = self.project(x, rotation)
         store_kv(kv.keys, batch.slots, batch.positions, k)
         store_kv(kv.values, batch.slots, batch.positions, v)
-        attended = row_attention(q, kv.keys, kv.values, batch.segments)
+        attended = row_attention(q, kv.keys, kv.values, batch.spans)
         return self.finish(x, attended)
 
-    def project(self, x: Tensor, positions: Tensor, rotary: RotaryTable) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x [R, hidden_size] -> rotated q [R, num_heads, head_dim], rotated k and v [R, num_kv_heads, head_dim]."""
         config = self.config
         sizes = (config.query_size, config.kv_size, config.kv_size)
@@ -60,8 +60,7 @@ class TransformerLayer(nn.Module):
         q = self.q_norm(q).unflatten(-1, (config.num_heads, config.head_dim))
         k = self.k_norm(k).unflatten(-1, (config.num_kv_heads, config.head_dim))
         v = v.unflatten(-1, (config.num_kv_heads, config.head_dim))
-        full = config.rope_full_precision
-        return rotary.rotate(q, positions, full_precision=full), rotary.rotate(k, positions, full_precision=full), v
+        return rotation.apply(q), rotation.apply(k), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward: x [R, hidden_size], attended [R, num_heads, head_dim]."""

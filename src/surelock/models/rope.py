@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """cos and sin [R, 1, head_dim / 2] of R rows, in the type the rotation is computed in."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x [R, heads, head_dim] rotated, in x's type."""
+        first, second = x.to(self.cos.dtype).chunk(2, dim=-1)
+        rotated = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
+        return torch.cat(rotated, dim=-1).to(x.dtype)
 
 
 class RotaryTable:
@@ -18,11 +33,6 @@ class RotaryTable:
         self.cos = angles.cos()
         self.sin = angles.sin()
 
-    def rotate(self, x: Tensor, positions: Tensor, *, full_precision: bool) -> Tensor:
-        """x [R, heads, head_dim] at positions [R], rotated in float32 (or in x's own type) and returned in x's type."""
-        compute = torch.float32 if full_precision else x.dtype
-        # [R, 1, head_dim / 2]
-        cos = self.cos[positions].to(compute).unsqueeze(1)
-        sin = self.sin[positions].to(compute).unsqueeze(1)
-        first, second = x.to(compute).chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    def at(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Rotation of rows at positions [R], computed in `dtype`."""
+        return Rotation(self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1))

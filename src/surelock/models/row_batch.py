@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from surelock.ops.row_attention import Segment
+from surelock.ops.row_attention import RowSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,13 @@ class RowBatch:
         token_ids: [R] int64, the current token of each row's position.
         positions: [R] int64, index into the canvas.
         slots: [R] int64, slot that holds the request's keys and values.
-        segments: the same grouping, once per request.
+        spans: the same grouping, once for each stream of a request.
     """
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    segments: tuple[Segment, ...]
+    spans: tuple[RowSpan, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from surelock.models.config import ModelConfig
 from surelock.models.layer import RMSNorm, TransformerLayer
-from surelock.models.rope import RotaryTable
+from surelock.models.rope import RotaryTable, Rotation
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.ops.head_logits import Head, head_logits
-from surelock.ops.row_attention import Segment
+from surelock.ops.row_attention import RowSpan
 
 
 class Transformer(nn.Module):
@@ -49,9 +49,13 @@ class Transformer(nn.Module):
         """Type of the weights and of the keys and values."""
         return self.embedding.weight.dtype
 
+    def rotation(self, positions: Tensor) -> Rotation:
+        """How rows at positions [R] are rotated, the same in every layer."""
+        return self._rotary_table.at(positions, torch.float32 if self.config.rope_full_precision else self.dtype)
+
     @property
-    def rotary(self) -> RotaryTable:
-        """Rotation table up to the model's longest sequence, built on first use."""
+    def _rotary_table(self) -> RotaryTable:
+        """Up to the model's longest sequence, built on first use."""
         if self._rotary is None:
             config = self.config
             self._rotary = RotaryTable(config.head_dim, config.max_sequence_length, config.rope_theta, self.device)
@@ -74,8 +78,9 @@ class Transformer(nn.Module):
     def hidden(self, batch: RowBatch, kv: Sequence[LayerKV]) -> Tensor:
         """Hidden rows after the final norm, [R, hidden_size]; every layer's slots are updated in place."""
         x = self.embed(batch.token_ids)
+        rotation = self.rotation(batch.positions)
         for layer, layer_kv in zip(self.layers, kv, strict=True):
-            x = layer(x, batch, self.rotary, layer_kv)
+            x = layer(x, batch, rotation, layer_kv)
         normed: Tensor = self.norm(x)
         return normed
 
@@ -84,7 +89,7 @@ class Transformer(nn.Module):
         """float32 [N, embedding_size]: one plain forward of one canvas, nothing kept."""
         ids = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
         num = len(token_ids)
-        batch = RowBatch(ids, torch.arange(num, device=self.device), torch.zeros_like(ids), (Segment(0, num, num),))
+        batch = RowBatch(ids, torch.arange(num, device=self.device), torch.zeros_like(ids), (RowSpan(0, num, num),))
         shape = (1, num, self.config.num_kv_heads, self.config.head_dim)
         empty = torch.empty(shape, dtype=self.dtype, device=self.device)
         return head_logits(self.hidden(batch, [LayerKV(empty, empty.clone())] * self.config.num_layers), self.lm_head)

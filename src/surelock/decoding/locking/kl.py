@@ -6,38 +6,35 @@ computed from [MASK]. Candidates must therefore have been visible for `min_visib
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 
 from surelock.decoding.canvas import Mask
-from surelock.decoding.protocols import LockDecision, LockNumbers, Scores
-from surelock.decoding.rowwise import percentile
-from surelock.params import GateScope
-
-_CANDIDATES, _ACTIVE, _KL_PASSING = range(len(get_args(GateScope)))
+from surelock.decoding.protocols import GateScopeCode, LockDecision, LockNumbers, LockView, Scores
+from surelock.decoding.slotwise import percentile
 
 
 @dataclass(frozen=True, slots=True)
 class KLRule:
     """Lock where the posterior stopped moving and, if the gate is on, the model is among the surest."""
 
-    def scored_rows(self, candidates: Mask, rows: Mask, numbers: LockNumbers) -> Mask:
-        """Candidates; all rows where the percentile is over the active rows."""
-        wide = (numbers.gate_scope == _ACTIVE) & numbers.percentile.isfinite() & candidates.any(1)
-        return candidates | (rows & wide.unsqueeze(1))
+    def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
+        """See `LockingRule.evaluate`. `kl_both_visible` asks for one visible forward more than being a candidate."""
+        candidates = view.candidates
+        comparable = candidates & (~numbers.kl_both_visible.unsqueeze(1) | (view.age >= 2))
+        due = (numbers.prompt_lock_step > 0) & (view.step >= numbers.prompt_lock_step)
+        by_prompt_rule = candidates & view.given & due.unsqueeze(1)
 
-    def evaluate(self, scores: Scores, candidates: Mask, numbers: LockNumbers) -> LockDecision:
-        """See `LockingRule.evaluate`. Candidates are visible already; `kl_both_visible` asks for one forward more."""
-        comparable = ~numbers.kl_both_visible.unsqueeze(1) | (scores.age >= 2)
-        stable = candidates & comparable & (scores.kl <= numbers.kl_threshold.unsqueeze(1))
-
+        gated = numbers.percentile.isfinite().unsqueeze(1)
         scope = numbers.gate_scope.unsqueeze(1)
-        population = torch.where(scope == _ACTIVE, scores.rows, torch.where(scope == _KL_PASSING, stable, candidates))
-        limit = percentile(scores.uncertainty, population, numbers.percentile).unsqueeze(1)
-        sure = ~numbers.percentile.isfinite().unsqueeze(1) | (scores.uncertainty <= limit)
+        # Without a gate only rows whose divergence decides something are measured; a percentile needs its population.
+        everything = torch.where(scope == GateScopeCode.ACTIVE, view.rows & candidates.any(1, keepdim=True), candidates)
+        scores = measure(torch.where(gated, everything, comparable & ~by_prompt_rule))
 
-        due = (numbers.prompt_lock_step > 0) & (scores.step >= numbers.prompt_lock_step)
-        by_prompt_rule = candidates & scores.given & due.unsqueeze(1)
+        stable = comparable & (scores.kl <= numbers.kl_threshold.unsqueeze(1))
+        population = torch.where(scope == GateScopeCode.KL_PASSING, stable, everything)
+        limit = percentile(scores.uncertainty, population, numbers.percentile).unsqueeze(1)
+        sure = ~gated | (scores.uncertainty <= limit)
         return LockDecision((stable & sure) | by_prompt_rule, (stable & ~sure & ~by_prompt_rule).sum(1))

@@ -1,4 +1,4 @@
-"""Which masked positions get their token: one file per policy, named as in `SamplingParams.unmasking`."""
+"""Which masked positions get their token: one file per policy, keyed as `SamplingParams.unmasking`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

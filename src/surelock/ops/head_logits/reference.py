@@ -17,7 +17,7 @@ class Head(NamedTuple):
     scale: float = 1.0
 
     @property
-    def num_tokens(self) -> int:
+    def vocab_size(self) -> int:
         """V, the width of the logits."""
         return self.weight.shape[0]
 

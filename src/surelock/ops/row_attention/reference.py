@@ -1,4 +1,4 @@
-"""Plain PyTorch attention, one segment at a time."""
+"""Plain PyTorch attention, one span at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Segment(NamedTuple):
+class RowSpan(NamedTuple):
     """Rows that attend to one slot."""
 
     slot: int
@@ -18,12 +18,12 @@ class Segment(NamedTuple):
     num_keys: int
 
 
-def row_attention(queries: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
+def row_attention(queries: Tensor, keys: Tensor, values: Tensor, spans: Sequence[RowSpan]) -> Tensor:
     """Softmax attention of every row to all valid keys of its slot; shapes in the package's docstring."""
     grouped = queries.shape[1] != keys.shape[2]
     output = torch.empty_like(queries)
     start = 0
-    for slot, num_rows, num_keys in segments:
+    for slot, num_rows, num_keys in spans:
         if num_rows:
             rows = slice(start, start + num_rows)
             # [1, heads, rows or keys, head_dim]
@@ -33,5 +33,5 @@ def row_attention(queries: Tensor, keys: Tensor, values: Tensor, segments: Seque
             attended = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
             output[rows] = attended.squeeze(0).transpose(0, 1)
         start += num_rows
-    assert start == queries.shape[0], "segments must cover the rows"
+    assert start == queries.shape[0], "spans must cover the rows"
     return output

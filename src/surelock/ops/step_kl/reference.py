@@ -36,10 +36,11 @@ def step_kl(hidden: Tensor, previous: Tensor, head: Head, *, part_elements: int 
         empty = hidden.new_zeros(0, dtype=torch.float32)
         return StepKL(empty, empty)
     width = min(max(1, part_elements // num_rows), PART_TOKENS)
-    starts = range(0, head.num_tokens, width)
-    state = _part(hidden, previous, head.part(0, width))
+    starts = range(0, head.vocab_size, width)
+    both = torch.cat((hidden, previous))
+    state = _part(both, head.part(0, width))
     for start in starts[1:]:
-        state = _merge(state, _part(hidden, previous, head.part(start, start + width)))
+        state = _merge(state, _part(both, head.part(start, start + width)))
     total = state.others + 1.0
     near = state.drift / total + torch.log1p(state.excess / total)
     far = state.drift / total + state.centre - state.top - total.log() + state.previous
@@ -59,9 +60,9 @@ class _Partial(NamedTuple):
     previous: Tensor  # log sum exp z'
 
 
-def _part(hidden: Tensor, previous: Tensor, head: Head) -> _Partial:
+def _part(both: Tensor, head: Head) -> _Partial:
     # [n, tokens of this part] each
-    logits, old_logits = head_logits_float32(torch.cat((hidden, previous)), head).chunk(2)
+    logits, old_logits = head_logits_float32(both, head).chunk(2)
     change = logits - old_logits
     top, index = logits.max(dim=1, keepdim=True)
     centre = change.gather(1, index)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surelock.decoding.rowwise import percentile, take_top
+from surelock.decoding.slotwise import percentile, take_top
 
 row = st.lists(st.tuples(st.floats(0, 1, width=32), st.booleans()), min_size=6, max_size=6)
 

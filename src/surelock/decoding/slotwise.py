@@ -1,4 +1,4 @@
-"""Order statistics inside each row of a dense [S, L] tensor, over a mask."""
+"""Order statistics inside each slot of a dense [S, L] tensor, over a mask."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from surelock.decoding.canvas import Mask
 
 
 def take_top(scores: Tensor, candidates: Mask, quota: Tensor) -> Mask:
-    """The quota [S] highest-scoring candidates of each row; of equal scores, the leftmost."""
+    """The quota [S] highest-scoring candidates of each slot; of equal scores, the leftmost."""
     ranked = torch.where(candidates, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(ranked).scatter_(1, ranked, _indices(ranked))
     return candidates & (rank < quota.unsqueeze(1))
 
 
 def percentile(values: Tensor, where: Mask, percent: Tensor) -> Tensor:
-    """Percentile [S] of values over `where` in each row, linearly interpolated as numpy does; NaN for an empty row."""
+    """Percentile [S] of values over `where` in each slot, interpolated linearly as numpy does; NaN where none."""
     ordered = torch.where(where, values, torch.inf).double().sort(dim=1).values
     count = where.sum(1)
     index = (count - 1).clamp_min(0) * (percent / 100.0)
