@@ -1,6 +1,6 @@
 """Draws docs/canvas.svg, the picture of the README: three moments of one run as `surelock generate` shows them.
 
-    python docs/canvas.py
+python docs/canvas.py
 """
 
 from __future__ import annotations

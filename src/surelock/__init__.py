@@ -10,14 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surelock.config import EngineConfig
     from surelock.errors import SureLockError
     from surelock.llm import LLM
     from surelock.output import RequestOutput, RequestStats, StepUpdate
     from surelock.params import LockParams, SamplingParams
 
-__all__ = ["LLM", "LockParams", "RequestOutput", "RequestStats", "SamplingParams", "StepUpdate", "SureLockError"]
+__all__ = [
+    "LLM",
+    "EngineConfig",
+    "LockParams",
+    "RequestOutput",
+    "RequestStats",
+    "SamplingParams",
+    "StepUpdate",
+    "SureLockError",
+]
 
 _HOMES = {
+    "EngineConfig": "surelock.config",
     "LLM": "surelock.llm",
     "LockParams": "surelock.params",
     "RequestOutput": "surelock.output",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -31,10 +32,14 @@ def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer
         text = text[:cut]
         num_kept = _num_tokens_within(appended[:num_kept], cut, tokenizer)
     finish_reason: FinishReason = "stop" if num_kept < len(appended) else "length"
+    token_ids = in_gaps + appended[:num_kept]
+    if request.failed:
+        finish_reason = "error"
+        token_ids = [token for token in token_ids if token != config.mask_token_id]
     return RequestOutput(
         text=_decode(in_gaps, tokenizer) + text,
-        token_ids=in_gaps + appended[:num_kept],
-        finish_reason="error" if request.failed else finish_reason,
+        token_ids=token_ids,
+        finish_reason=finish_reason,
         canvas_token_ids=snapshot.tokens,
         prompt_tokens=request.num_prompt - request.num_gaps,
         stats=_stats(snapshot, config),
@@ -110,8 +115,10 @@ def _find_stop(text: str, stop: Sequence[str]) -> int | None:
 
 
 def _num_tokens_within(token_ids: Sequence[int], num_characters: int, tokenizer: Tokenizer) -> int:
-    """How many leading tokens lie wholly within the first num_characters of their text."""
-    num = 0
-    while num < len(token_ids) and len(tokenizer.decode(token_ids[: num + 1])) <= num_characters:
-        num += 1
-    return num
+    """How many leading tokens lie wholly within the first num_characters of their text.
+
+    A search by halves: one more token never shortens the text of a byte-level decoder, for which an unfinished
+    character counts as one.
+    """
+    lengths = range(len(token_ids) + 1)
+    return bisect_right(lengths, num_characters, key=lambda num: len(tokenizer.decode(token_ids[:num]))) - 1

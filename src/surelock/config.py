@@ -1,4 +1,4 @@
-"""`EngineConfig`: what is fixed for the life of an engine. What a request may choose is in `params`."""
+"""`EngineConfig`: what is fixed for the life of an `LLM`. What a request may choose is in `params`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from surelock.errors import ParameterError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Per-process limits.
+    """Limits of one `LLM`, for each of its calls.
 
     Args:
         max_batch_size: requests decoded at the same time; the rest wait their turn.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,7 +17,7 @@ from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
 from surelock.engine.engine import Engine
 from surelock.engine.noise_floor import noise_floor
-from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError
+from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
 from surelock.models.checkpoint import read_model_config
 from surelock.models.hub import resolve_model
 from surelock.models.transformer import Transformer
@@ -33,14 +37,14 @@ class LLM:
     Args:
         model: local folder or hub id; None for the small model inside the package.
         dtype: "float32", "bfloat16" or "float16". None: float32 on a CPU, the checkpoint's own elsewhere.
-        device: a torch device. None: "cuda" if there is one, else "cpu".
+        device: "cpu", "cuda" or "cuda:N". None: "cuda" if there is one, else "cpu".
         revision: of a hub repository; the commit it resolves to is in `commit`.
         offline: use only files already downloaded. None: as the environment variable HF_HUB_OFFLINE says.
-        config: limits of the engine.
+        engine_config: limits of each call, such as how many prompts are decoded at the same time.
 
     Raises:
         ModelError: the model cannot be used; the message says which file and why.
-        ParameterError: dtype or device is unknown.
+        ParameterError: dtype or device is unknown, or engine_config is not an EngineConfig.
     """
 
     def __init__(
@@ -48,18 +52,18 @@ class LLM:
         model: str | os.PathLike[str] | None = None,
         *,
         dtype: str | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         revision: str | None = None,
         offline: bool | None = None,
-        config: EngineConfig | None = None,
+        engine_config: EngineConfig | None = None,
     ) -> None:
         self.device = _device(device)
         wanted = _dtype(dtype, self.device)
+        self.engine_config = _engine_config(engine_config)
         files = resolve_model(model, revision=revision, offline=offline)
         self.name = files.name
         self.commit = files.commit
         self.folder = files.folder
-        self.engine_config = config or EngineConfig()
         self.config, family = read_model_config(files.folder)
         weights = load_weights(files.folder, self.config, family, dtype=wanted, device=self.device)
         self.transformer = Transformer.from_weights(self.config, weights)
@@ -88,15 +92,11 @@ class LLM:
         Raises:
             PromptError, ParameterError: a prompt or parameter is out of its limits.
             TokenizerError: text was given and the model has no tokenizer.
-            NonFiniteLogitsError: the model's output was not finite; the other requests' outputs are in it.
+            NonFiniteLogitsError: the model's output was not finite for a prompt; the error's `outputs` holds the output
+                of every prompt, failed ones (finish_reason "error") included.
         """
-        normal = normalise_prompts(prompts)
-        each = self._params(params, len(normal))
-        encoded = [
-            encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
-            for prompt, own in zip(normal, each, strict=True)
-        ]
-        return self._generate(encoded, each, on_step)
+        _check_on_step(on_step)
+        return _all_finite(self._run(self._prepare(prompts, params), on_step))
 
     def stream(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -105,13 +105,7 @@ class LLM:
 
         A prompt whose logits were not finite ends with finish_reason "error". Closing the iterator drops the requests.
         """
-        normal = normalise_prompts(prompts)
-        each = self._params(params, len(normal))
-        encoded = [
-            encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
-            for prompt, own in zip(normal, each, strict=True)
-        ]
-        return self._stream(encoded, each)
+        return self._stream(self._prepare(prompts, params))
 
     def chat(
         self,
@@ -124,7 +118,9 @@ class LLM:
 
         Raises: as `generate`; TokenizerError if there is no chat template.
         """
-        return self.generate({"prompt_token_ids": self.encode_chat(messages)}, params, on_step=on_step)[0]
+        _check_on_step(on_step)
+        own = _one_params(params)
+        return self.generate({"prompt_token_ids": self.encode_chat(messages)}, own, on_step=on_step)[0]
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation up to where the answer begins; no content can become a special token."""
@@ -143,15 +139,18 @@ class LLM:
     ) -> RequestOutput:
         """Fill gaps inside a text: a string is given text, an integer a gap of so many tokens.
 
-        `text` of the output is the whole document, `gaps` what was filled in. `params.max_tokens` is not used.
+        `text` of the output is the whole document, the given strings in it as they are; `gaps` is what was filled in,
+        end ids included, gaps that touch as one. Nothing is appended: `params.max_tokens` is not used, `block_length`
+        has no effect, and `stop`, which cuts the appended part only, is refused.
 
         Raises: as `generate`.
         """
-        own = replace(params or SamplingParams(), max_tokens=0)
+        _check_on_step(on_step)
+        each = [replace(_one_params(params), max_tokens=0)]
+        engine = self._engine(each)
         canvas = encode_segments(segments, tokenizer=self.tokenizer, config=self.config)
-        self._engine().check(own)
-        output = self._generate([EncodedPrompt(canvas)], [own], on_step)[0]
-        return replace(output, text=_document(segments, output))
+        output = self._run(_Call(engine, [EncodedPrompt(canvas)], each), on_step)[0]
+        return _all_finite([replace(output, text=_document(segments, output, self.tokenizer))])[0]
 
     def logits(self, token_ids: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
         """float32 [N, V]: one plain forward of a canvas, every position a row. For verification.
@@ -161,18 +160,21 @@ class LLM:
         Raises:
             PromptError: an id is not an integer of the vocabulary, or a canvas is empty or too long.
         """
-        canvases = [token_ids] if token_ids and isinstance(token_ids[0], int) else token_ids
-        rows = [self.transformer.logits(self._checked(canvas)) for canvas in canvases]  # type: ignore[arg-type]
-        if not rows:
-            raise PromptError("logits was given no token ids; pass a list of lists of them")
-        return torch.cat(rows)
+        if not _is_list(token_ids) or not token_ids:
+            raise PromptError(
+                f"logits was given {shown(token_ids)}; pass a list of token ids, or a list of such lists (arrays and "
+                "tensors have tolist())"
+            )
+        canvases = [token_ids] if isinstance(token_ids[0], numbers.Integral) else token_ids
+        checked = [self._check_canvas(canvas) for canvas in canvases]
+        return torch.cat([self.transformer.logits(canvas) for canvas in checked])
 
     def noise_floor(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> dict[str, float]:
         """KL in nats of a null pair: the same canvas computed alone and next to others, where the truth is 0.
 
         {"median", "p99", "max"} over all positions. A `kl_threshold` below it locks on rounding.
         """
-        own = params or SamplingParams()
+        own = _one_params(params)
         encoded = [
             encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
             for prompt in normalise_prompts(prompts)
@@ -183,50 +185,56 @@ class LLM:
         ]
         return noise_floor(self.transformer, canvases)
 
-    def _params(self, params: SamplingParams | Sequence[SamplingParams] | None, num: int) -> list[SamplingParams]:
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or SamplingParams()] * num
-        else:
-            each = list(params)
-            if len(each) != num or not all(isinstance(own, SamplingParams) for own in each):
-                raise ParameterError(
-                    f"params has {len(each)} entries for {num} prompts; pass one SamplingParams for each"
-                )
-        engine = self._engine()
+    def encode(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[EncodedPrompt]:
+        """Each prompt as `generate` would decode it; all that `generate` checks is checked, and nothing runs.
+
+        Raises: as `generate`, except NonFiniteLogitsError.
+        """
+        return self._prepare(prompts, _one_params(params)).encoded
+
+    def _prepare(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> _Call:
+        normal = normalise_prompts(prompts)
+        each = _params_of_each(params, len(normal))
+        engine = self._engine(each)
+        encoded = [
+            encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
+            for prompt, own in zip(normal, each, strict=True)
+        ]
+        return _Call(engine, encoded, each)
+
+    def _engine(self, each: Sequence[SamplingParams]) -> Engine:
+        """An engine for one call, whose parameters suit this model."""
+        # One for each call: an abandoned iterator or an error can leave nothing behind for the next.
+        engine = Engine(self.transformer, self.engine_config)
         for own in each:
             engine.check(own)
-        return each
+            if own.stop and self.tokenizer is None:
+                raise ParameterError(
+                    f"stop is {shown(own.stop)}, but the model has no tokenizer, so no text to find it in; leave it out"
+                )
+            if own.stop and own.max_tokens == 0:
+                raise ParameterError(
+                    f"stop is {shown(own.stop)}, but it cuts the appended tokens, and with max_tokens 0, as in infill, "
+                    "there are none; leave it out"
+                )
+        return engine
 
-    def _engine(self) -> Engine:
-        # One for each call: an abandoned iterator or an error can leave nothing behind for the next.
-        return Engine(self.transformer, self.engine_config)
-
-    def _generate(
-        self, encoded: Sequence[EncodedPrompt], params: Sequence[SamplingParams], on_step: OnStep | None
-    ) -> list[RequestOutput]:
-        outputs: list[RequestOutput | None] = [None] * len(encoded)
-        for update in self._stream(encoded, params, watched=on_step is not None):
+    def _run(self, call: _Call, on_step: OnStep | None) -> list[RequestOutput]:
+        outputs: list[RequestOutput | None] = [None] * len(call.encoded)
+        for update in self._stream(call, watched=on_step is not None):
             if on_step is not None:
                 on_step(update)
             if update.output is not None:
                 outputs[update.index] = update.output
-        done = [output for output in outputs if output is not None]
-        failed = [index for index, output in enumerate(done) if output.finish_reason == "error"]
-        if failed:
-            raise NonFiniteLogitsError(
-                f"the model's logits were NaN or infinite for prompt {failed[0]} (of {len(failed)} such): check the "
-                "weights or use dtype float32; the error's `outputs` holds the others",
-                done,
-            )
-        return done
+        return [output for output in outputs if output is not None]
 
-    def _stream(
-        self, encoded: Sequence[EncodedPrompt], params: Sequence[SamplingParams], *, watched: bool = True
-    ) -> Iterator[StepUpdate]:
-        engine = self._engine()
+    def _stream(self, call: _Call, *, watched: bool = True) -> Iterator[StepUpdate]:
+        engine = call.engine
         index_of = {
             engine.add_request(prompt.canvas_ids, own): index
-            for index, (prompt, own) in enumerate(zip(encoded, params, strict=True))
+            for index, (prompt, own) in enumerate(zip(call.encoded, call.params, strict=True))
         }
         while engine.has_unfinished:
             for snapshot in engine.step(watched=watched):
@@ -234,39 +242,111 @@ class LLM:
                 output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
                 yield step_update(snapshot, index_of[request], self.config, output)
 
-    def _checked(self, canvas: Sequence[int]) -> list[int]:
+    def _check_canvas(self, canvas: object) -> list[int]:
         limit = self.config.max_sequence_length
-        if not isinstance(canvas, Sequence) or not 1 <= len(canvas) <= limit:
-            raise PromptError(f"a canvas must be a list of 1 to {limit} token ids")
+        if not _is_list(canvas) or not 1 <= len(canvas) <= limit:
+            raise PromptError(f"a canvas is {shown(canvas)}; it must be a list of 1 to {limit} token ids")
         for position, token in enumerate(canvas):
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.config.embedding_size:
+            is_integer = isinstance(token, numbers.Integral) and not isinstance(token, bool)
+            if not is_integer or not 0 <= token < self.config.embedding_size:
                 raise PromptError(
-                    f"token id {token!r} at position {position} is not an integer below {self.config.embedding_size}"
+                    f"token id {shown(token)} at position {position} is not an integer from 0 to "
+                    f"{self.config.embedding_size - 1}"
                 )
-        return list(canvas)
+        return [int(token) for token in canvas]
 
 
-def _document(segments: Sequence[str | int], output: RequestOutput) -> str:
-    gaps = iter(output.gaps)
-    merged = [segment if isinstance(segment, str) else None for segment in segments]
-    return "".join(part if part is not None else next(gaps).text for part in merged)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Everything about one call, checked."""
+
+    engine: Engine
+    encoded: list[EncodedPrompt]
+    params: list[SamplingParams]
 
 
-def _device(device: str | None) -> torch.device:
+def _all_finite(outputs: list[RequestOutput]) -> list[RequestOutput]:
+    failed = [index for index, output in enumerate(outputs) if output.finish_reason == "error"]
+    if failed:
+        raise NonFiniteLogitsError(
+            f"the model's logits were NaN or infinite for prompt {failed[0]} (of {len(failed)} such): check the "
+            "weights or use dtype float32; the error's `outputs` holds every prompt's output, the failed ones' too",
+            outputs,
+        )
+    return outputs
+
+
+def _document(segments: Sequence[str | int], output: RequestOutput, tokenizer: Tokenizer | None) -> str:
+    """The segments as one text. The gaps' tokens are taken in order, whatever the strings between them encode to."""
+    in_gaps = iter([token for gap in output.gaps for token in gap.token_ids])
+    parts: list[str] = []
+    for is_text, run in groupby((part for part in segments if part != ""), key=lambda part: isinstance(part, str)):
+        if is_text:
+            parts += map(str, run)
+        elif tokenizer is not None:
+            # One text for gaps that touch: a character may have bytes in both.
+            parts.append(tokenizer.decode(list(islice(in_gaps, sum(map(int, run))))))
+    return "".join(parts)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _one_params(params: object) -> SamplingParams:
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise ParameterError(f"params is {shown(params)}; pass a SamplingParams, such as SamplingParams(max_tokens=64)")
+    return params
+
+
+def _params_of_each(params: object, num: int) -> list[SamplingParams]:
+    """One SamplingParams for each of num prompts."""
+    if not isinstance(params, list | tuple):
+        return [_one_params(params)] * num
+    if len(params) != num:
+        raise ParameterError(f"params has {len(params)} entries for {num} prompts; pass one SamplingParams for each")
+    for index, own in enumerate(params):
+        if not isinstance(own, SamplingParams):
+            raise ParameterError(f"params[{index}] is {shown(own)}; pass a SamplingParams")
+    return list(params)
+
+
+def _check_on_step(on_step: object) -> None:
+    if on_step is not None and not callable(on_step):
+        raise ParameterError(f"on_step is {shown(on_step)}; pass a function that takes a StepUpdate")
+
+
+def _engine_config(config: object) -> EngineConfig:
+    if config is None:
+        return EngineConfig()
+    if not isinstance(config, EngineConfig):
+        raise ParameterError(
+            f"engine_config is {shown(config)}; pass an EngineConfig, such as EngineConfig(max_batch_size=8)"
+        )
+    return config
+
+
+def _device(device: object) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ParameterError(f"device is {device!r}; use cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(f"device is {device!r}, but this torch sees no CUDA device; use cpu")
-    return chosen
+    name = str(device) if isinstance(device, str | torch.device) else ""
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,9}))?", name)
+    if not match:
+        raise ParameterError(f"device is {shown(device)}; use cpu, cuda or cuda:N")
+    if name != "cpu":
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num_devices == 0:
+            raise ParameterError(f"device is {name!r}, but this torch sees no CUDA device; use cpu")
+        if int(match[1] or 0) >= num_devices:
+            raise ParameterError(f"device is {name!r}, but the last CUDA device here is cuda:{num_devices - 1}; use it")
+    return torch.device(name)
 
 
-def _dtype(dtype: str | None, device: torch.device) -> torch.dtype | None:
+def _dtype(dtype: object, device: torch.device) -> torch.dtype | None:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else None
-    if dtype not in DTYPES:
-        raise ParameterError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ParameterError(f"dtype is {shown(dtype)}; use one of {', '.join(DTYPES)}")
     return DTYPES[dtype]

@@ -35,7 +35,13 @@ class RequestStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A run of positions inside the prompt that was denoised: first position, its token ids, their text."""
+    """A run of neighbouring positions inside the prompt that was denoised.
+
+    Attributes:
+        start: its first canvas position.
+        token_ids: one for each position, end ids included; only `allow_mask` or a failure can leave the MASK id in it.
+        text: of these tokens.
+    """
 
     start: int
     token_ids: list[int]
@@ -47,10 +53,13 @@ class RequestOutput:
     """One finished request.
 
     Attributes:
-        text: of the generated tokens, cut at the first stop string; of the whole document for `LLM.infill`.
-        token_ids: generated tokens: those of the gaps in canvas order, then the appended ones before the first end id.
+        text: of the generated tokens: the gaps', then the appended part's. Only the appended part is cut, at its first
+            stop string. For `LLM.infill` the whole document.
+        token_ids: generated tokens: all those of the gaps in canvas order, end ids among them included, then the
+            appended ones before the first end id. A failed request's hold no MASK id.
         finish_reason: "stop" at an end id or stop string, else "length"; "error" if the model's output was not finite.
-        canvas_token_ids: the whole final canvas, prompt included; only `allow_mask` can leave the MASK id in it.
+        canvas_token_ids: the whole final canvas, prompt included; only `allow_mask` or a failure can leave the MASK id
+            in it.
         prompt_tokens: given positions, gaps not counted.
         gaps: what filled the masked positions inside the prompt.
         notes: what was adjusted, one line each, for example a raised number of steps.
@@ -92,11 +101,13 @@ class StepUpdate:
         index: of the prompt in the list given to `LLM.stream`.
         step: 1-based; `num_steps` is the planned total.
         canvas_token_ids: None where still masked.
+        num_prompt: canvas positions before the appended ones, gaps included.
         locked: whether each position is locked.
         active_rows: positions computed in this step.
         committed, locked_now: positions that got their token, or locked, in this step.
         confidence: of each committed token: its probability under the raw softmax.
-        kl: {position: KL(p_t || p_{t-1}) in nats} of the positions that were tested for locking.
+        kl: {position: KL(p_t || p_{t-1}) in nats} of the positions whose posterior was compared: the
+            candidates for locking, or all active ones under a confidence gate with gate_scope="active".
         flops: exact FLOPs of this request so far: (with locking, without).
         output: the finished request, on its last update only.
     """

@@ -100,15 +100,17 @@ class SamplingParams:
 
     Args:
         max_tokens: masked positions appended to the prompt. 0 only with gaps in `canvas_token_ids`.
-        steps: denoising steps over the whole canvas. None: one for each masked position. More than there are masked
-            positions runs the official sampler's idle steps; fewer than there are blocks is raised to that number.
+        steps: denoising steps over the whole canvas. None: one for each masked position (under `allow_mask` those of
+            the prompt are not counted, unless max_tokens is 0). More than there are masked positions runs the official
+            sampler's idle steps; fewer than there are blocks is raised to that number.
         block_length: positions of a semi-autoregressive block. None: one block, fully parallel.
         temperature: scale of the Gumbel noise added to the logits when a token is chosen. 0: argmax.
         cfg_scale: classifier-free guidance w: logits = u + (w + 1)(c - u), u computed with the prompt masked.
         unmasking: which masked positions get their token first: the most confident, or `random` ones.
         seed: of the noise. None draws one, reported in the output's stats.
-        stop: strings that end the text (at most 16, each at most 256 characters).
-        ignore_eos: keep all `max_tokens` tokens, whatever end ids they contain.
+        stop: strings that end the text of the appended part only, never that of gaps (at most 16, each at most 256
+            characters). Needs a tokenizer, and max_tokens above 0.
+        ignore_eos: keep all `max_tokens` tokens, whatever end ids they contain. Those in gaps are always kept.
         allow_mask: reproduce the official sampler where it proposes [MASK] itself: the position stays masked and the
             step is spent, and gaps inside the prompt take their share from the first block. For parity tests.
         lock: when positions lock. None: never.

@@ -18,6 +18,7 @@ from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
 class Report:
     num_prompts: int = 4
     num_tokens: int = 256
+    dtype: str = "float32"
     exact: bool = True
     first_mismatch: tuple[int, int] | None = None
     lock_agreement: float = 0.9876
@@ -54,6 +55,7 @@ Reports = list[tuple[Report, list[Any]]]
 def test_table(run: Run, reports: Reports, library: FakeLibrary) -> None:
     result = run("verify")
     for part in (
+        "4 prompts, 256 tokens, in float32",
         "exact: every token equals the oracle's",
         "98.76% of tokens as without, 3 of 4 outputs identical",
         "prompt 3, step 17",
@@ -78,6 +80,21 @@ def test_not_exact_is_exit_code_1(run: Run, reports: Reports) -> None:
     result = run("verify", "--json")
     assert json.loads(result.stdout)["exact"] is False
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_compared_and_does_not_fail(run: Run, reports: Reports, dtype: str) -> None:
+    reports[0] = (Report(exact=False, first_mismatch=(0, 12), dtype=dtype), [])
+    result = run("verify")
+    assert f"in {dtype}" in result.stdout
+    shown = " ".join(result.stdout.split())
+    assert "differs from the oracle, first at prompt 1, position 12" in shown
+    assert "equality is promised in float32 only: add --dtype float32" in shown
+    assert "NOT EXACT" not in shown
+    assert result.exit_code == 0
+    result = run("verify", "--json")
+    assert json.loads(result.stdout).items() >= {"exact": False, "dtype": dtype}.items()
+    assert result.exit_code == 0
 
 
 def test_json_with_noise_floor(run: Run, reports: Reports) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.naive import naive_decode
+from surelock.errors import NonFiniteLogitsError
 from surelock.llm import LLM
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
-from surelock.prompts import Prompt, encode_prompt, normalise_prompts
+from surelock.prompts import EncodedPrompt, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,18 +24,21 @@ class VerifyReport:
 
     Attributes:
         num_prompts, num_tokens: prompts, and masked positions decoded in them.
-        exact: with locking off every token equals the oracle's (`decoding/naive.py`).
+        dtype: of the weights: "float32", "bfloat16" or "float16".
+        exact: with locking off every token equals the oracle's (`decoding/naive.py`). Promised in float32 only: in half
+            precision two correct programs round differently, and a close decision may fall either way.
         first_mismatch: (prompt, canvas position) of the first token that does not, or None.
         lock_agreement: share of decoded tokens that are the same with and without locking.
         identical_outputs: prompts whose whole canvas is the same with and without locking.
         first_difference: (prompt, step) where the canvases first differ, over the prompts the earliest step; or None.
         max_deviation, mean_deviation: of a committed token's probability in the locked run against a plain forward of
-            the same canvas, which is what the frozen keys and values cost.
+            the same canvas, which is what the frozen keys and values cost; 0 if nothing was committed.
         active_ratio: mean over the prompts of the locked run's active rows over all rows.
     """
 
     num_prompts: int
     num_tokens: int
+    dtype: str
     exact: bool
     first_mismatch: tuple[int, int] | None
     lock_agreement: float
@@ -59,22 +64,22 @@ def verify(
 
     Args:
         llm: the model.
-        prompts: as for `LLM.generate`.
+        prompts: as for `LLM.generate`. All are checked before anything runs.
         params: how to decode; its lock is what is compared with no lock.
         progress: called with (prompts done, prompts).
 
-    Raises: as `LLM.generate`.
+    Raises: as `LLM.generate`; the `outputs` of NonFiniteLogitsError is empty.
     """
+    encoded = llm.encode(prompts, params)
     params = params or SamplingParams()
     if params.seed is None:
         params = replace(params, seed=0)
-    normal = normalise_prompts(prompts)
     checks = []
-    for number, prompt in enumerate(normal, start=1):
-        checks.append(_check(llm, prompt, params))
+    for index, prompt in enumerate(encoded):
+        checks.append(_check(llm, prompt, index, params))
         if progress is not None:
-            progress(number, len(normal))
-    return _report(checks)
+            progress(index + 1, len(encoded))
+    return _report(checks, llm.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +92,19 @@ class _Check:
     active_ratio: float
 
 
-def _check(llm: LLM, prompt: Prompt, params: SamplingParams) -> _Check:
-    encoded = encode_prompt(prompt, tokenizer=llm.tokenizer, config=llm.config, params=params)
+def _check(llm: LLM, encoded: EncodedPrompt, index: int, params: SamplingParams) -> _Check:
     mask = llm.config.mask_token_id
     start = [mask if i is None else i for i in encoded.canvas_ids] + [mask] * params.max_tokens
     canvas: Prompt = {"canvas_token_ids": list(encoded.canvas_ids)}
     free = replace(params, lock=None)
 
-    oracle = naive_decode(llm.transformer, encoded.canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
     unlocked, locked = list(llm.stream(canvas, free)), list(llm.stream(canvas, params))
     decoded = [position for position, token in enumerate(start) if token == mask]
-    ours, with_locks = _output(unlocked), _output(locked)
+    ours, with_locks = _output(unlocked, index), _output(locked, index)
+    deviations = _deviations(llm, start, locked, params.cfg_scale)
+    if not all(map(math.isfinite, deviations)):
+        raise _non_finite(index)
+    oracle = naive_decode(llm.transformer, encoded.canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
     mismatches = (p for p in range(len(start)) if ours.canvas_token_ids[p] != oracle.tokens[p])
     differences = (a.step for a, b in zip(unlocked, locked, strict=True) if a.canvas_token_ids != b.canvas_token_ids)
     return _Check(
@@ -105,15 +112,23 @@ def _check(llm: LLM, prompt: Prompt, params: SamplingParams) -> _Check:
         mismatch=next(mismatches, None),
         num_equal=sum(ours.canvas_token_ids[p] == with_locks.canvas_token_ids[p] for p in decoded),
         differs_at=next(differences, None),
-        deviations=_deviations(llm, start, locked, params.cfg_scale),
+        deviations=deviations,
         active_ratio=with_locks.stats.active_ratio,
     )
 
 
-def _output(updates: Sequence[StepUpdate]) -> RequestOutput:
+def _output(updates: Sequence[StepUpdate], index: int) -> RequestOutput:
     output = updates[-1].output
     assert output is not None
+    if output.finish_reason == "error":
+        raise _non_finite(index)
     return output
+
+
+def _non_finite(index: int) -> NonFiniteLogitsError:
+    return NonFiniteLogitsError(
+        f"the model's logits were NaN or infinite for prompt {index}: check the weights or use dtype float32"
+    )
 
 
 def _deviations(llm: LLM, start: list[int], updates: Sequence[StepUpdate], cfg_scale: float) -> list[float]:
@@ -141,7 +156,7 @@ def _plain(llm: LLM, canvas: list[int], given: Tensor, cfg_scale: float) -> Tens
     return unconditional + (cfg_scale + 1) * (logits - unconditional)
 
 
-def _report(checks: Sequence[_Check]) -> VerifyReport:
+def _report(checks: Sequence[_Check], dtype: torch.dtype) -> VerifyReport:
     num_tokens = sum(check.num_tokens for check in checks)
     mismatches = [(index, check.mismatch) for index, check in enumerate(checks) if check.mismatch is not None]
     differences = [(check.differs_at, index) for index, check in enumerate(checks) if check.differs_at is not None]
@@ -149,13 +164,14 @@ def _report(checks: Sequence[_Check]) -> VerifyReport:
     return VerifyReport(
         num_prompts=len(checks),
         num_tokens=num_tokens,
+        dtype=str(dtype).removeprefix("torch."),
         exact=not mismatches,
         first_mismatch=mismatches[0] if mismatches else None,
         lock_agreement=sum(check.num_equal for check in checks) / num_tokens,
         identical_outputs=sum(check.num_equal == check.num_tokens for check in checks),
         first_difference=_flipped(min(differences)) if differences else None,
-        max_deviation=max(deviations),
-        mean_deviation=sum(deviations) / len(deviations),
+        max_deviation=max(deviations, default=0.0),
+        mean_deviation=sum(deviations) / max(len(deviations), 1),
         active_ratio=sum(check.active_ratio for check in checks) / len(checks),
     )
 
