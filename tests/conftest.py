@@ -9,6 +9,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
 import torch
+
+if not torch.cuda.is_available():
+    # Read when triton is first imported: its kernels run on the CPU, slowly, statement by statement.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from hypothesis import settings
 
 # The models are tiny, and threads that wait for each other crawl on a machine that is busy with something else.

@@ -73,8 +73,9 @@ def imported_packages(file: Path) -> Iterator[str]:
 def test_every_imported_package_is_declared(project: dict[str, Any], folder: str, extras: list[str]) -> None:
     optional = project["project"]["optional-dependencies"]
     requirements = [*project["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
-    # A part of pydantic with a name of its own; pydantic pins it.
-    declared = {import_name(requirement) for requirement in requirements} | {"pydantic_core", "surelock", "tests"}
+    # A part of pydantic with a name of its own, which pydantic pins; and triton, which torch's CUDA builds bring.
+    undeclared = {"pydantic_core", "triton", "surelock", "tests"}
+    declared = {import_name(requirement) for requirement in requirements} | undeclared
     imported = {name for file in (ROOT / folder).rglob("*.py") for name in imported_packages(file)}
     assert not imported - sys.stdlib_module_names - declared
 
@@ -101,11 +102,12 @@ def test_lock_file_names_only_the_public_index() -> None:
 def test_lock_file_matches_the_declared_dependencies(project: dict[str, Any]) -> None:
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
     (own,) = [package for package in lock["package"] if package["name"] == "surelock"]
-    metadata = own["metadata"]
+    requires = own["metadata"]["requires-dist"]
 
     def locked(extra: str | None) -> set[str]:
-        marker = f"extra == '{extra}'" if extra else None
-        return {entry["name"] for entry in metadata["requires-dist"] if entry.get("marker") == marker}
+        # A marker may also name a platform, before or after the extra.
+        entries = [(entry["name"], re.findall(r"extra == '(\w+)'", entry.get("marker", ""))) for entry in requires]
+        return {name for name, extras in entries if extras == ([extra] if extra else [])}
 
     def declared(requirements: list[str]) -> set[str]:
         return {re.split(r"[^\w-]", requirement, maxsplit=1)[0] for requirement in requirements}

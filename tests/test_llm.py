@@ -175,6 +175,19 @@ def test_stream_ends_with_the_output_of_generate(llm: LLM) -> None:
         assert own[-1].flops == (exact["locked"], exact["base"])
 
 
+def test_slots_go_from_call_to_call_but_never_to_two_at_once(llm: LLM) -> None:
+    expected = llm.generate(TEXTS, SHORT)
+    runner = llm._runner
+    assert llm.generate(TEXTS[0], SHORT)[0] == expected[0]
+    assert llm._runner is runner
+    # Two streams opened before either runs, and a call in between.
+    first, second = llm.stream(TEXTS[0], SHORT), llm.stream(TEXTS[1], SHORT)
+    updates = [(next(first), next(second)) for _ in range(6)]
+    assert llm.generate(TEXTS, SHORT) == expected
+    updates += [(next(first), next(second)) for _ in range(6)]
+    assert [update.output for update in updates[-1]] == expected
+
+
 def test_chat_is_the_template_and_ends_at_its_turn_end(llm: LLM) -> None:
     messages = [{"role": "user", "content": "What is the name of the city in: Tom lives in Oslo."}]
     output = llm.chat(messages, SamplingParams(max_tokens=24))

@@ -13,6 +13,7 @@ class EngineConfig:
 
     Args:
         max_batch_size: requests decoded at the same time; the rest wait their turn.
+        cuda_graphs: on a CUDA device in half precision, run each forward as one captured graph. Tokens are the same.
         poison: fill unwritten memory with NaN, so that reading it shows. For tests.
 
     Raises:
@@ -20,6 +21,7 @@ class EngineConfig:
     """
 
     max_batch_size: int = 8
+    cuda_graphs: bool = True
     poison: bool = False
 
     def __post_init__(self) -> None:

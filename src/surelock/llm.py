@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -17,6 +18,7 @@ from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
 from surelock.engine.engine import Engine
 from surelock.engine.noise_floor import noise_floor
+from surelock.engine.runner import Runner
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
 from surelock.models.checkpoint import read_model_config
 from surelock.models.hub import resolve_model
@@ -68,6 +70,9 @@ class LLM:
         weights = load_weights(files.folder, self.config, family, dtype=wanted, device=self.device)
         self.transformer = Transformer.from_weights(self.config, weights)
         self.tokenizer = Tokenizer.from_folder(files.folder, self.config)
+
+        self._runner = Runner(self.transformer, self.engine_config)
+        self._borrower: Callable[[], Engine | None] = lambda: None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -206,8 +211,12 @@ class LLM:
 
     def _engine(self, each: Sequence[SamplingParams]) -> Engine:
         """An engine for one call, whose parameters suit this model."""
-        # One for each call: an abandoned iterator or an error can leave nothing behind for the next.
-        engine = Engine(self.transformer, self.engine_config)
+        # One for each call: an abandoned iterator or an error can leave nothing behind for the next. Slots and captured
+        # graphs go from one to the next, unless the last one is still there or left requests in them.
+        if self._borrower() is not None or not self._runner.is_idle:
+            self._runner = Runner(self.transformer, self.engine_config)
+        engine = Engine(self.transformer, self.engine_config, runner=self._runner)
+        self._borrower = weakref.ref(engine)
         for own in each:
             engine.check(own)
             if own.stop and self.tokenizer is None:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surelock.ops.row_attention import RowSpan, row_attention
-from surelock.ops.store_kv import store_kv
+from surelock.ops.row_attention import RowSpan, Spans, row_attention
 
 
 def written_out(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -24,9 +23,7 @@ def written_out(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 17)), min_size=0, max_size=4),
     num_kv_heads=st.sampled_from([1, 2, 4]),
 )
-def test_ragged_segments_equal_attention_written_out(
-    seed: int, lengths: list[tuple[int, int]], num_kv_heads: int
-) -> None:
+def test_ragged_spans_equal_attention_written_out(seed: int, lengths: list[tuple[int, int]], num_kv_heads: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     slots = torch.randperm(6, generator=generator).tolist()
     spans = [RowSpan(slots[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
@@ -36,7 +33,7 @@ def test_ragged_segments_equal_attention_written_out(
         keys[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
         values[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
 
-    attended = row_attention(queries, keys, values, spans)
+    attended = row_attention(queries, keys, values, Spans.of(spans, queries.device))
 
     start = 0
     for slot, num_rows, num_keys in spans:
@@ -44,11 +41,3 @@ def test_ragged_segments_equal_attention_written_out(
         expected = written_out(queries[rows], keys[slot, :num_keys], values[slot, :num_keys])
         torch.testing.assert_close(attended[rows].double(), expected, rtol=1e-5, atol=1e-5)
         start += num_rows
-
-
-def test_store_writes_these_rows_and_no_others() -> None:
-    buffer = torch.full((3, 5, 2, 4), torch.nan)
-    rows = torch.randn(3, 2, 4)
-    store_kv(buffer, torch.tensor([2, 0, 2]), torch.tensor([1, 4, 3]), rows)
-    assert torch.equal(buffer[[2, 0, 2], [1, 4, 3]], rows)
-    assert int(buffer.isnan().sum()) == buffer.numel() - rows.numel()

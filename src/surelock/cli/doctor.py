@@ -127,8 +127,13 @@ def _examine_torch(diagnosis: Diagnosis) -> None:
 def _kernels(has_cuda: bool) -> str:
     if not has_cuda:
         return "reference, plain PyTorch: the CPU has no other"
-    has_triton = importlib.util.find_spec("surelock.ops.row_attention.triton") is not None
-    return "triton" if has_triton else "reference, plain PyTorch: this version has no other"
+    import torch
+
+    from surelock.ops.dispatch import is_fast
+
+    if is_fast(torch.device("cuda")):
+        return "triton, and torch's own ragged attention in half precision; each forward one captured graph"
+    return "reference, plain PyTorch: triton is missing, or SURELOCK_OPS=reference is set"
 
 
 def _why_no_cuda(built_for: str | None) -> str:

@@ -26,14 +26,15 @@ from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
 class Engine:
     """Decodes requests of different lengths, steps and parameters together.
 
-    `add_request`, then `step` until nothing is unfinished. One thread at a time.
+    `add_request`, then `step` until nothing is unfinished. One thread at a time. `runner` is an idle one to take over,
+    with the memory and graphs it has.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig | None = None) -> None:
+    def __init__(self, model: Transformer, config: EngineConfig | None = None, *, runner: Runner | None = None) -> None:
         self.config = config or EngineConfig()
         self._model = model
         self._scheduler = Scheduler(self.config.max_batch_size)
-        self._runner = Runner(model, poison=self.config.poison)
+        self._runner = runner or Runner(model, self.config)
         self._error: BaseException | None = None
         self._canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
         self._method = Method(AllActive(), POLICIES, KLRule(), model.lm_head, model.config.mask_token_id)

@@ -27,12 +27,12 @@ class KVSlots:
         """(num_slots, length)."""
         return (self.layers[0].keys.shape[0], self.layers[0].keys.shape[1]) if self.layers else (0, 0)
 
-    def grow(self, num_slots: int, length: int) -> None:
-        """Make room for at least num_slots x length, keeping what is there."""
+    def grow(self, num_slots: int, length: int) -> bool:
+        """Make room for at least num_slots x length, keeping what is there; whether anything had to move."""
         old_slots, old_length = self.shape
         num_slots, length = max(num_slots, old_slots), max(length, old_length)
         if (num_slots, length) == (old_slots, old_length):
-            return
+            return False
         # Layer by layer, so that only one layer is ever held twice.
         for layer in range(self._config.num_layers):
             new = LayerKV(self._empty(num_slots, length), self._empty(num_slots, length))
@@ -42,6 +42,7 @@ class KVSlots:
             new.keys[:old_slots, :old_length] = self.layers[layer].keys
             new.values[:old_slots, :old_length] = self.layers[layer].values
             self.layers[layer] = new
+        return True
 
     def _empty(self, num_slots: int, length: int) -> torch.Tensor:
         shape = (num_slots, length, self._config.num_kv_heads, self._config.head_dim)

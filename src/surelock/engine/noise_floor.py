@@ -8,7 +8,7 @@ import torch
 
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.models.transformer import Transformer
-from surelock.ops.row_attention import RowSpan
+from surelock.ops.row_attention import RowSpan, Spans
 from surelock.ops.step_kl import step_kl
 
 
@@ -35,7 +35,7 @@ def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int) -> to
         torch.tensor(list(token_ids) * num_copies, device=model.device),
         torch.arange(num, device=model.device).repeat(num_copies),
         torch.arange(num_copies, device=model.device).repeat_interleave(num),
-        tuple(RowSpan(slot, num, num) for slot in range(num_copies)),
+        Spans.of([RowSpan(slot, num, num) for slot in range(num_copies)], model.device),
     )
     shape = (num_copies, num, config.num_kv_heads, config.head_dim)
     kv = LayerKV(*(torch.empty(shape, dtype=model.dtype, device=model.device) for _ in range(2)))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from surelock.models.config import ModelConfig
 from surelock.models.rope import Rotation
 from surelock.models.row_batch import LayerKV, RowBatch
+from surelock.ops.add_norm import add_norm
+from surelock.ops.rope_store import rope_store, rotate
 from surelock.ops.row_attention import row_attention
-from surelock.ops.store_kv import store_kv
+from surelock.ops.swiglu import swiglu
 
 
 class RMSNorm(nn.Module):
@@ -23,9 +24,11 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [R, size] -> [R, size]."""
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * normed.to(x.dtype)
+        return add_norm(x, None, self.weight, self.eps)[0]
+
+    def add(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Norm of x + delta [R, size], and x + delta itself."""
+        return add_norm(x, delta, self.weight, self.eps)
 
 
 class TransformerLayer(nn.Module):
@@ -44,27 +47,39 @@ class TransformerLayer(nn.Module):
         self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
-    def forward(self, x: Tensor, batch: RowBatch, rotation: Rotation, kv: LayerKV) -> Tensor:
-        """x [R, hidden_size] -> [R, hidden_size]; overwrites the rows' keys and values in their slots."""
-        q, k, v = self.project(x, rotation)
-        store_kv(kv.keys, batch.slots, batch.positions, k)
-        store_kv(kv.values, batch.slots, batch.positions, v)
+    def forward(
+        self, x: Tensor, delta: Tensor | None, batch: RowBatch, rotation: Rotation, kv: LayerKV
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream x + delta [R, hidden_size] through this layer, given back as such a sum.
+
+        The sum is left open so that adding and norming are one pass. The rows' keys and values in their slots are
+        overwritten.
+        """
+        normed, x = self.attn_norm.add(x, delta)
+        q = rope_store(self._qkv(normed), *rotation, batch.positions, batch.slots, kv.keys, kv.values)
         attended = row_attention(q, kv.keys, kv.values, batch.spans)
-        return self.finish(x, attended)
+        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
+        return x, self.down(swiglu(self.gate_up(normed)))
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x [R, hidden_size] -> rotated q [R, num_heads, head_dim], rotated k and v [R, num_kv_heads, head_dim]."""
         config = self.config
-        sizes = (config.query_size, config.kv_size, config.kv_size)
-        q, k, v = self.qkv(self.attn_norm(x)).split(sizes, dim=-1)
-        q = self.q_norm(q).unflatten(-1, (config.num_heads, config.head_dim))
-        k = self.k_norm(k).unflatten(-1, (config.num_kv_heads, config.head_dim))
-        v = v.unflatten(-1, (config.num_kv_heads, config.head_dim))
-        return rotation.apply(q), rotation.apply(k), v
+        num_heads = config.num_heads + 2 * config.num_kv_heads
+        heads = self._qkv(self.attn_norm(x)).reshape(len(x), num_heads, config.head_dim)
+        q, k, v = heads.tensor_split((config.num_heads, config.num_heads + config.num_kv_heads), dim=1)
+        return rotate(q, *rotation), rotate(k, *rotation), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection and feed-forward: x [R, hidden_size], attended [R, num_heads, head_dim]."""
         x = x + self.attn_out(attended.flatten(1))
-        gate, up = self.gate_up(self.ff_norm(x)).chunk(2, dim=-1)
-        fed: Tensor = self.down(F.silu(gate) * up)
+        fed: Tensor = self.down(swiglu(self.gate_up(self.ff_norm(x))))
         return x + fed
+
+    def _qkv(self, normed: Tensor) -> Tensor:
+        """Queries, keys and values side by side, [R, query_size + 2 kv_size]."""
+        qkv: Tensor = self.qkv(normed)
+        if not self.config.qk_norm:
+            return qkv
+        query_size, kv_size = self.config.query_size, self.config.kv_size
+        q, k, v = qkv.tensor_split((query_size, query_size + kv_size), dim=-1)
+        return torch.cat((self.q_norm(q.contiguous()), self.k_norm(k.contiguous()), v), dim=-1)

@@ -9,16 +9,10 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """cos and sin [R, 1, head_dim / 2] of R rows, in the type the rotation is computed in."""
+    """cos and sin [R, head_dim / 2] of R rows, in the type the rotation is computed in."""
 
     cos: Tensor
     sin: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """x [R, heads, head_dim] rotated, in x's type."""
-        first, second = x.to(self.cos.dtype).chunk(2, dim=-1)
-        rotated = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        return torch.cat(rotated, dim=-1).to(x.dtype)
 
 
 class RotaryTable:
@@ -35,4 +29,4 @@ class RotaryTable:
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotation of rows at positions [R], computed in `dtype`."""
-        return Rotation(self.cos[positions].to(dtype).unsqueeze(1), self.sin[positions].to(dtype).unsqueeze(1))
+        return Rotation(self.cos[positions].to(dtype), self.sin[positions].to(dtype))

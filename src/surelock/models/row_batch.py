@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from surelock.ops.row_attention import RowSpan
+from surelock.ops.row_attention import Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class RowBatch:
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    spans: tuple[RowSpan, ...]
+    spans: Spans
 
 
 @dataclass(frozen=True, slots=True)

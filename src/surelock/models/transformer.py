@@ -13,7 +13,7 @@ from surelock.models.layer import RMSNorm, TransformerLayer
 from surelock.models.rope import RotaryTable, Rotation
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.ops.head_logits import Head, head_logits
-from surelock.ops.row_attention import RowSpan
+from surelock.ops.row_attention import RowSpan, Spans
 
 
 class Transformer(nn.Module):
@@ -79,17 +79,22 @@ class Transformer(nn.Module):
         """Hidden rows after the final norm, [R, hidden_size]; every layer's slots are updated in place."""
         x = self.embed(batch.token_ids)
         rotation = self.rotation(batch.positions)
+        delta: Tensor | None = None
         for layer, layer_kv in zip(self.layers, kv, strict=True):
-            x = layer(x, batch, rotation, layer_kv)
-        normed: Tensor = self.norm(x)
-        return normed
+            x, delta = layer(x, delta, batch, rotation, layer_kv)
+        return self.norm.add(x, delta)[0]
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """float32 [N, embedding_size]: one plain forward of one canvas, nothing kept."""
         ids = torch.tensor(token_ids, dtype=torch.int64, device=self.device)
         num = len(token_ids)
-        batch = RowBatch(ids, torch.arange(num, device=self.device), torch.zeros_like(ids), (RowSpan(0, num, num),))
+        batch = RowBatch(
+            ids,
+            torch.arange(num, device=self.device),
+            torch.zeros_like(ids),
+            Spans.of([RowSpan(0, num, num)], self.device),
+        )
         shape = (1, num, self.config.num_kv_heads, self.config.head_dim)
         empty = torch.empty(shape, dtype=self.dtype, device=self.device)
         return head_logits(self.hidden(batch, [LayerKV(empty, empty.clone())] * self.config.num_layers), self.lm_head)

@@ -5,8 +5,25 @@ Contract: `row_attention(queries, keys, values, spans) -> [R, num_heads, head_di
     keys, values  [num_slots, length, num_kv_heads, head_dim]; num_kv_heads divides num_heads
     spans  for each: its slot, its number of rows (0 allowed) and how many keys of the slot are valid
 Elements of a slot at or beyond its number of keys are never read (tests poison them with NaN). Scale 1/sqrt(head_dim).
+
+`reference` runs anywhere; `varlen`, torch's own FlashAttention, on a CUDA device in half precision.
 """
 
-from surelock.ops.row_attention.reference import RowSpan, row_attention
+import torch
+from torch import Tensor
 
-__all__ = ["RowSpan", "row_attention"]
+from surelock.ops.dispatch import is_fast
+from surelock.ops.row_attention.reference import row_attention as reference
+from surelock.ops.row_attention.spans import RowSpan, Spans
+from surelock.ops.row_attention.varlen import row_attention as varlen
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def row_attention(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
+    """Softmax attention of every row to all valid keys of its slot; shapes in the package's docstring."""
+    fast = is_fast(queries.device) and queries.dtype in _HALF and queries.shape[0] > 0
+    return (varlen if fast else reference)(queries, keys, values, spans)
+
+
+__all__ = ["RowSpan", "Spans", "reference", "row_attention", "varlen"]

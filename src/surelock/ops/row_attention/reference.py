@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class RowSpan(NamedTuple):
-    """Rows that attend to one slot."""
-
-    slot: int
-    num_rows: int
-    num_keys: int
+from surelock.ops.row_attention.spans import Spans
 
 
-def row_attention(queries: Tensor, keys: Tensor, values: Tensor, spans: Sequence[RowSpan]) -> Tensor:
+def row_attention(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
     """Softmax attention of every row to all valid keys of its slot; shapes in the package's docstring."""
+    assert spans.host is not None
     grouped = queries.shape[1] != keys.shape[2]
-    output = torch.empty_like(queries)
+    output = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
     start = 0
-    for slot, num_rows, num_keys in spans:
+    for slot, num_rows, num_keys in spans.host:
         if num_rows:
             rows = slice(start, start + num_rows)
             # [1, heads, rows or keys, head_dim]

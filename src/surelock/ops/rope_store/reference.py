@@ -1,0 +1,26 @@
+"""Plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [R, heads, D] rotated by halves with its rows' cos, sin [R, D / 2], in their type; returned in x's."""
+    first, second = x.to(cos.dtype).chunk(2, dim=-1)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+def rope_store(
+    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, slots: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Rotated queries; shapes in the package's docstring."""
+    num_kv_heads, head_dim = keys.shape[2:]
+    q, k, v = qkv.reshape(len(qkv), qkv.shape[1] // head_dim, head_dim).tensor_split(
+        (-2 * num_kv_heads, -num_kv_heads), dim=1
+    )
+    keys.index_put_((slots, positions), rotate(k, cos, sin))
+    values.index_put_((slots, positions), v)
+    return rotate(q, cos, sin)
