@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, Mask, PositionState
+from surelock.decoding.canvas import Canvas, PositionState
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockNumbers
 from surelock.decoding.selection import AllActive
@@ -25,8 +25,8 @@ class Scripted:
         self.script = script
         self.ran: list[list[tuple[int, int]]] = []
 
-    def __call__(self, canvas: Canvas, rows: Mask) -> Tensor:
-        index = [(int(slot), int(position)) for slot, position in rows.nonzero()]
+    def __call__(self, canvas: Canvas, rows: Tensor) -> Tensor:
+        index = [divmod(int(row), canvas.length) for row in rows]
         self.ran.append(index)
         return torch.tensor([self.script(len(self.ran), *at) for at in index]).reshape(len(index), VOCAB)
 
@@ -51,8 +51,10 @@ def plan_of(step: int, *, slots: int = 1, quota: int = 1, end: int = 99, **lock:
         block_end=column(end, integer),
         quota=column(quota, integer),
         tests_locks=column(True, flag),
+        may_lock=True,
         seed=column(0, integer),
         temperature=column(0, real),
+        may_sample=False,
         allow_mask=column(False, flag),
         policy={"low_confidence": column(True, flag)},
         lock=LockNumbers(

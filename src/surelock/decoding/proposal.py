@@ -28,12 +28,19 @@ class RowParams:
 
 
 def propose(
-    hidden: Tensor, head: Head, rows: RowParams, mask_token_id: int, *, part_rows: int = LOGIT_ROWS
+    hidden: Tensor,
+    head: Head,
+    rows: RowParams,
+    mask_token_id: int,
+    *,
+    may_sample: bool = True,
+    part_rows: int = LOGIT_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Token int64 [n] and confidence float32 [n] of hidden rows [n, d].
 
     token = argmax(logits + temperature * Gumbel) over all ids but MASK (MASK too where allow_mask); confidence = its
-    probability under the raw full-vocabulary softmax, NaN if the row's logits are not finite.
+    probability under the raw full-vocabulary softmax, NaN if the row's logits are not finite. may_sample=False says
+    that no temperature is above 0, which spares asking the device.
     """
     tokens = torch.empty(hidden.shape[0], dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
@@ -43,7 +50,7 @@ def propose(
         # Not exp(logit - logsumexp): its rounding would swamp the differences between nearly certain rows.
         probability = logits.softmax(1)
         logits[:, mask_token_id].masked_fill_(~rows.allow_mask[part], -torch.inf)
-        tokens[part] = _choose(logits, rows, part)
+        tokens[part] = _choose(logits, rows, part) if may_sample else logits.argmax(1)
         confidence[part] = probability.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
     return tokens, confidence
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from surelock.decoding.canvas import Canvas, Mask, PositionState
 from surelock.decoding.proposal import RowParams, propose
 from surelock.decoding.protocols import (
+    LockDecision,
     LockingRule,
     LockNumbers,
     LockView,
@@ -39,8 +40,8 @@ from surelock.ops.step_kl import step_kl
 class Forward(Protocol):
     """Runs the model over the rows of a canvas."""
 
-    def __call__(self, canvas: Canvas, rows: Mask) -> Tensor:
-        """Final hidden rows [R, d] in the order of `rows` [S, L] read row by row; guided where guidance is on."""
+    def __call__(self, canvas: Canvas, rows: Tensor) -> Tensor:
+        """Final hidden rows [R, d] of rows [R], positions of the flattened canvas in rising order; guided if asked."""
         ...
 
 
@@ -64,7 +65,9 @@ class StepPlan:
         block_end: int64, positions before it may be committed.
         quota: int64, tokens to commit.
         tests_locks: bool, whether this step may lock: never on the last one, whose output is already fixed.
+        may_lock: whether any slot may, known on the host.
         seed: int64. `temperature`: float64. `allow_mask`: bool.
+        may_sample: whether any temperature is above 0, known on the host.
         policy: {name of the unmasking policy: bool [S]}, only those in use.
         lock: the locking rule's numbers.
     """
@@ -73,8 +76,10 @@ class StepPlan:
     block_end: Tensor
     quota: Tensor
     tests_locks: Tensor
+    may_lock: bool
     seed: Tensor
     temperature: Tensor
+    may_sample: bool
     allow_mask: Tensor
     policy: Mapping[str, Tensor]
     lock: LockNumbers
@@ -85,7 +90,7 @@ class StepResult:
     """What a step found; `apply` writes it to the canvas. Dense [S, L] unless said otherwise.
 
     Attributes:
-        rows: positions computed.
+        rows: positions computed; `row_index`: [R] int64, the same in the flattened canvas, in rising order.
         hidden: [R, d], their final hidden rows.
         age: after this step's forward.
         committed: positions that got `token`; their probability is `confidence`.
@@ -96,6 +101,7 @@ class StepResult:
     """
 
     rows: Mask
+    row_index: Tensor
     hidden: Tensor
     age: Tensor
     committed: Mask
@@ -113,13 +119,16 @@ def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forwar
     """Compute one step of every slot. The canvas is read, not written; `forward` overwrites keys and values."""
     # 6
     rows = method.selector.select(canvas)
+    row_index = _index(rows)
     # 7-14
-    hidden = forward(canvas, rows)
+    hidden = forward(canvas, row_index)
+    # Of each position, which row it is; only meaningful where there is one.
+    row_of = rows.flatten().cumsum(0) - 1
     age = canvas.age + (rows & canvas.unmasked)
     # 15
     position = torch.arange(canvas.length, device=rows.device)
     eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (plan.quota > 0).unsqueeze(1)
-    proposal, failed = _propose(hidden[eligible[rows]], eligible, plan, method)
+    proposal, failed = _propose(hidden, row_of, eligible, plan, method)
     # 16
     chosen = torch.zeros_like(eligible)
     for name, slots in plan.policy.items():
@@ -136,15 +145,22 @@ def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forwar
     # 17-19
     def measure(where: Mask) -> Scores:
         scored.copy_(where & (canvas.computed_at == plan.step.unsqueeze(1) - 1))
+        index = _index(scored)
+        found = step_kl(hidden[row_of[index]], canvas.hidden.flatten(0, 1)[index], method.head)
+        kl.view(-1)[index] = found.kl
         uncertainty = torch.full_like(kl, torch.inf)
-        kl[scored], uncertainty[scored] = step_kl(hidden[scored[rows]], canvas.hidden[scored], method.head)
+        uncertainty.view(-1)[index] = found.uncertainty
         return Scores(kl, uncertainty)
 
     # 21-23
-    view = LockView(candidates, rows, age, canvas.given, plan.step)
-    decision = method.locking.evaluate(view, plan.lock, measure)
+    if plan.may_lock:
+        view = LockView(candidates, rows, age, canvas.given, plan.step)
+        decision = method.locking.evaluate(view, plan.lock, measure)
+    else:
+        decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(plan.step))
     return StepResult(
         rows=rows,
+        row_index=row_index,
         hidden=hidden,
         age=age,
         committed=committed,
@@ -166,18 +182,26 @@ def apply(canvas: Canvas, result: StepResult, step: Tensor) -> None:
     canvas.state = torch.where(result.locked, int(PositionState.LOCKED), state).to(torch.uint8)
     canvas.locked_at = torch.where(result.locked, step.unsqueeze(1).int(), canvas.locked_at)
     canvas.age = result.age
-    canvas.hidden[result.rows] = result.hidden
+    canvas.hidden.view(-1, canvas.hidden.shape[2])[result.row_index] = result.hidden
     canvas.computed_at = torch.where(result.rows, step.unsqueeze(1).int(), canvas.computed_at)
 
 
-def _propose(hidden: Tensor, eligible: Mask, plan: StepPlan, method: Method) -> tuple[Proposal, Tensor]:
-    """Proposals of the eligible rows, hidden [n, d], spread over [S, L]; and the slots whose logits are not finite."""
-    slot, position = eligible.nonzero(as_tuple=True)
+def _index(mask: Mask) -> Tensor:
+    """Positions of the flattened canvas where mask [S, L] is set. Waits for the device."""
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def _propose(hidden: Tensor, row_of: Tensor, eligible: Mask, plan: StepPlan, method: Method) -> tuple[Proposal, Tensor]:
+    """Proposals of the eligible positions spread over [S, L]; and the slots [S] whose logits are not finite."""
+    index = _index(eligible)
+    slot, position = index // eligible.shape[1], index % eligible.shape[1]
     rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
-    row_token, row_confidence = propose(hidden, method.head, rows, method.mask_token_id)
+    row_token, row_confidence = propose(
+        hidden[row_of[index]], method.head, rows, method.mask_token_id, may_sample=plan.may_sample
+    )
 
     token = torch.zeros(eligible.shape, dtype=torch.int64, device=eligible.device)
     confidence = torch.full(eligible.shape, -torch.inf, device=eligible.device)
-    token[eligible] = row_token
-    confidence[eligible] = row_confidence
+    token.view(-1)[index] = row_token
+    confidence.view(-1)[index] = row_confidence
     return Proposal(token, confidence, plan.seed, plan.step), confidence.isnan().any(1)

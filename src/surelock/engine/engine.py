@@ -10,6 +10,7 @@ import torch
 from surelock.config import EngineConfig
 from surelock.decoding.canvas import Canvas
 from surelock.decoding.locking import KLRule
+from surelock.decoding.protocols import LockingRule
 from surelock.decoding.selection import AllActive
 from surelock.decoding.step import Method, StepResult, apply, denoise_step
 from surelock.decoding.unmasking import POLICIES
@@ -26,18 +27,30 @@ from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
 class Engine:
     """Decodes requests of different lengths, steps and parameters together.
 
-    `add_request`, then `step` until nothing is unfinished. One thread at a time. `runner` is an idle one to take over,
-    with the memory and graphs it has.
+    `add_request`, then `step` until nothing is unfinished. One thread at a time.
+
+    Args:
+        model: the transformer.
+        config: limits.
+        runner: an idle one to take over, with the memory and graphs it has.
+        locking: a rule in place of `KLRule`; it is not asked for requests that never lock.
     """
 
-    def __init__(self, model: Transformer, config: EngineConfig | None = None, *, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        config: EngineConfig | None = None,
+        *,
+        runner: Runner | None = None,
+        locking: LockingRule | None = None,
+    ) -> None:
         self.config = config or EngineConfig()
         self._model = model
         self._scheduler = Scheduler(self.config.max_batch_size)
         self._runner = runner or Runner(model, self.config)
         self._error: BaseException | None = None
         self._canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
-        self._method = Method(AllActive(), POLICIES, KLRule(), model.lm_head, model.config.mask_token_id)
+        self._method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
         self._num_requests = 0
 
     @property
@@ -138,21 +151,29 @@ class Engine:
 
     def _count(self, running: Sequence[Request], result: StepResult) -> None:
         generated = result.locked & ~self._canvas.given
-        ghosts = (generated & (result.age == 0)).sum(1).tolist()
-        num_generated = generated.sum(1).tolist()
-        num_rows = result.rows.sum(1).tolist()
-        num_proposed, num_scored = result.num_proposed.tolist(), result.num_scored.tolist()
-        num_gate_blocked, failed = result.num_gate_blocked.tolist(), result.failed.tolist()
+        # [7, S], in one wait for the device.
+        counts = torch.stack(
+            (
+                result.rows.sum(1),
+                result.num_proposed,
+                result.num_scored,
+                result.num_gate_blocked,
+                (generated & (result.age == 0)).sum(1),
+                generated.sum(1),
+                result.failed.long(),
+            )
+        ).tolist()
         for request in running:
-            slot = request.slot
-            assert slot is not None
-            request.active_rows.append(num_rows[slot])
-            request.num_proposed.append(num_proposed[slot])
-            request.num_scored.append(num_scored[slot])
-            request.num_gate_blocked += num_gate_blocked[slot]
-            request.num_ghosts += ghosts[slot]
-            request.num_generated_locks += num_generated[slot]
-            request.failed = failed[slot]
+            num_rows, num_proposed, num_scored, num_blocked, num_ghosts, num_generated, failed = (
+                column[request.slot] for column in counts
+            )
+            request.active_rows.append(num_rows)
+            request.num_proposed.append(num_proposed)
+            request.num_scored.append(num_scored)
+            request.num_gate_blocked += num_blocked
+            request.num_ghosts += num_ghosts
+            request.num_generated_locks += num_generated
+            request.failed = bool(failed)
 
     def _release(self, request: Request) -> None:
         if request.slot is not None:

@@ -75,22 +75,34 @@ class GraphedForward:
         assert batch.spans.host is not None
         num_rows = batch.token_ids.shape[0]
         size = bucket(num_rows)
-        if size > self._rows.shape[1]:
-            # A captured graph reads the buffer it was captured with.
-            self._graphs.clear()
-            self._rows = torch.zeros((3, size), dtype=torch.int64, device=self._model.device)
-        self._fill(batch, num_rows, size)
+        self._make_room(size)
+        self._fill(torch.stack((batch.token_ids, batch.positions, batch.slots)), batch.spans.host, size)
         captured = self._graphs.get(size)
         if captured is None:
             captured = self._graphs[size] = self._capture(size)
         captured.graph.replay()
         return captured.hidden[:num_rows]
 
-    def _fill(self, batch: RowBatch, num_rows: int, size: int) -> None:
-        torch.stack((batch.token_ids, batch.positions, batch.slots), out=self._rows[:, :num_rows])
+    def warm_up(self, max_rows: int) -> None:
+        """Capture every bucket up to max_rows that is not there yet, largest first, so that the rest fit in."""
+        sizes = {bucket(num_rows) for num_rows in range(1, max_rows + 1)}
+        self._make_room(max(sizes))
+        for size in sorted(sizes - self._graphs.keys(), reverse=True):
+            self._fill(self._rows[:, :0], (), size)
+            self._graphs[size] = self._capture(size)
+
+    def _make_room(self, size: int) -> None:
+        if size > self._rows.shape[1]:
+            # A captured graph reads the buffer it was captured with.
+            self._graphs.clear()
+            self._rows = torch.zeros((3, size), dtype=torch.int64, device=self._model.device)
+
+    def _fill(self, rows: Tensor, host_spans: Sequence[RowSpan], size: int) -> None:
+        """Copy rows [3, R] (tokens, positions, slots) and their spans to where a graph of `size` rows reads them."""
+        num_rows = rows.shape[1]
+        self._rows[:, :num_rows].copy_(rows)
         self._rows[:, num_rows:size].zero_()
-        assert batch.spans.host is not None
-        spans = padded_spans(batch.spans.host, size, self._num_spans)
+        spans = padded_spans(host_spans, size, self._num_spans)
         starts = [0, *accumulate(span.num_rows for span in spans)]
         columns = [starts, [span.slot for span in spans] + [0], [span.num_keys for span in spans] + [0]]
         self._table.copy_(torch.tensor(columns, dtype=torch.int32).pin_memory(), non_blocking=True)

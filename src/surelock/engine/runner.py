@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from surelock.config import EngineConfig
-from surelock.decoding.canvas import Canvas, Mask
+from surelock.decoding.canvas import Canvas
 from surelock.engine.graphs import SCRATCH_SLOT, GraphedForward
 from surelock.engine.kv_slots import KVSlots
 from surelock.engine.request import Request
@@ -66,11 +66,11 @@ class Runner:
         for kv_slot in self._tenants.pop(slot).kv_slots:
             heappush(self._free, kv_slot)
 
-    def __call__(self, canvas: Canvas, rows: Mask) -> Tensor:
+    def __call__(self, canvas: Canvas, rows: Tensor) -> Tensor:
         """See `decoding.step.Forward`."""
-        slots, positions = rows.nonzero(as_tuple=True)
-        tokens = canvas.tokens[slots, positions]
-        counts: list[int] = rows.sum(1).tolist()
+        slots, positions = rows // canvas.length, rows % canvas.length
+        tokens = canvas.tokens.flatten()[rows]
+        counts: list[int] = torch.bincount(slots, minlength=canvas.num_slots).tolist()
         running = [(slot, num, self._tenants[slot]) for slot, num in enumerate(counts) if num]
         guided = [(slot, num, tenant) for slot, num, tenant in running if len(tenant.kv_slots) > 1]
         first = [RowSpan(tenant.kv_slots[0], num, tenant.num_keys) for _, num, tenant in running]
@@ -82,7 +82,7 @@ class Runner:
         for slot, _, tenant in guided:
             scale[slot] = tenant.cfg_scale
         again = (scale > 0)[slots]
-        blind = torch.where(canvas.given[slots, positions], self._model.config.mask_token_id, tokens)[again]
+        blind = torch.where(canvas.given.flatten()[rows], self._model.config.mask_token_id, tokens)[again]
         second = [RowSpan(tenant.kv_slots[1], num, tenant.num_keys) for _, num, tenant in guided]
         batch = _batch(torch.cat((tokens, blind)), torch.cat((positions, positions[again])), first + second)
         hidden = self._forward(batch)
@@ -92,12 +92,20 @@ class Runner:
         combined[again] += scale[slots][again].unsqueeze(1) * difference
         return combined.to(hidden.dtype)
 
+    def warm_up(self, max_rows: int) -> None:
+        """Capture the graphs of steps of up to max_rows rows, once requests have started."""
+        if self._uses_graphs:
+            self._graphed().warm_up(max_rows)
+
+    def _graphed(self) -> GraphedForward:
+        if self._graphs is None:
+            self._graphs = GraphedForward(self._model, self._kv.layers, self._max_spans)
+        return self._graphs
+
     def _forward(self, batch: RowBatch) -> Tensor:
         if not self._uses_graphs or batch.token_ids.shape[0] == 0:
             return self._model.hidden(batch, self._kv.layers)
-        if self._graphs is None:
-            self._graphs = GraphedForward(self._model, self._kv.layers, self._max_spans)
-        return self._graphs(batch)
+        return self._graphed()(batch)
 
     def _take(self) -> int:
         if self._free:

@@ -5,6 +5,6 @@ the official samplers choose tokens from); `head_logits_float32` multiplies in f
 half-precision logits would drown (docs/algorithm.md, "Noise").
 """
 
-from surelock.ops.head_logits.reference import Head, head_logits, head_logits_float32
+from surelock.ops.head_logits.reference import Head, copies_head, head_logits, head_logits_float32
 
-__all__ = ["Head", "head_logits", "head_logits_float32"]
+__all__ = ["Head", "copies_head", "head_logits", "head_logits_float32"]

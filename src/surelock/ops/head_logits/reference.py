@@ -34,9 +34,18 @@ def head_logits(hidden: Tensor, head: Head) -> Tensor:
     return logits.float()
 
 
+def copies_head(hidden: Tensor) -> bool:
+    """Whether `head_logits_float32` makes a float32 copy of the head's weights for these rows."""
+    return hidden.dtype != torch.float32 and not hidden.is_cuda
+
+
 def head_logits_float32(hidden: Tensor, head: Head) -> Tensor:
     """hidden [n, d] -> logits [n, V] with no rounding below float32."""
     if hidden.dtype == torch.float32:
         return head_logits(hidden, head)
+    if not copies_head(hidden):
+        # Half-precision factors, float32 sums and result.
+        logits = torch.mm(hidden, head.weight.T, out_dtype=torch.float32)
+        return (logits if head.bias is None else logits + head.bias.float()) * head.scale
     bias = None if head.bias is None else head.bias.float()
     return F.linear(hidden.float(), head.weight.float(), bias) * head.scale

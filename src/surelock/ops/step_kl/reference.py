@@ -14,10 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surelock.ops.head_logits import Head, head_logits_float32
+from surelock.ops.head_logits import Head, copies_head, head_logits_float32
 
-# Elements of one [rows, tokens] part: 8 MiB of float32; and its tokens, which bounds a float32 copy of the head's part.
+# Elements of one [rows, tokens] part: 8 MiB of float32, 64 MiB on a CUDA device, where every part costs launches.
 PART_ELEMENTS = 1 << 21
+CUDA_PART_ELEMENTS = 1 << 24
+# Its tokens at most, where the part of the head is copied in float32.
 PART_TOKENS = 1 << 13
 FAR_APART = 1.0
 
@@ -29,13 +31,16 @@ class StepKL(NamedTuple):
     uncertainty: Tensor
 
 
-def step_kl(hidden: Tensor, previous: Tensor, head: Head, *, part_elements: int = PART_ELEMENTS) -> StepKL:
+def step_kl(hidden: Tensor, previous: Tensor, head: Head, *, part_elements: int | None = None) -> StepKL:
     """KL(p_t || p_{t-1}) and 1 - max p_t of n rows; shapes in the package's docstring."""
     num_rows = hidden.shape[0]
     if num_rows == 0:
         empty = hidden.new_zeros(0, dtype=torch.float32)
         return StepKL(empty, empty)
-    width = min(max(1, part_elements // num_rows), PART_TOKENS)
+    part_elements = part_elements or (CUDA_PART_ELEMENTS if hidden.is_cuda else PART_ELEMENTS)
+    width = max(1, part_elements // num_rows)
+    if copies_head(hidden):
+        width = min(width, PART_TOKENS)
     starts = range(0, head.vocab_size, width)
     both = torch.cat((hidden, previous))
     state = _part(both, head.part(0, width))
