@@ -29,6 +29,7 @@ from surelock.decoding.canvas import Mask
 from surelock.decoding.protocols import LockDecision, LockNumbers, LockView, Scores
 from surelock.decoding.slotwise import take_top
 from surelock.engine.engine import Engine
+from surelock.engine.runner import Runner
 from surelock.models.config import ModelConfig
 from surelock.models.transformer import Transformer
 
@@ -138,11 +139,20 @@ def compare(model: Transformer, num: int, num_tokens: int) -> dict[str, Any]:
     }
 
 
-def engine_of(model: Transformer, num: int, num_tokens: int, *, locked: bool, cuda_graphs: bool = True) -> Engine:
-    """Requests queued, first step done, graphs captured."""
+def engine_of(
+    model: Transformer,
+    num: int,
+    num_tokens: int,
+    *,
+    locked: bool,
+    cuda_graphs: bool = True,
+    runner: Runner | None = None,
+) -> Engine:
+    """An engine with its requests queued."""
     script = [PROMPT * (t <= 2) + num_tokens - t + 1 + min(t - 1, 8) for t in range(1, num_tokens + 2)]
     rule = ScriptedLock(torch.tensor(script, device="cuda"))
-    engine = Engine(model, EngineConfig(max_batch_size=num, cuda_graphs=cuda_graphs), locking=rule)
+    config = EngineConfig(max_batch_size=num, cuda_graphs=cuda_graphs)
+    engine = Engine(model, config, runner=runner, locking=rule)
     params = SamplingParams(max_tokens=num_tokens, lock=LockParams() if locked else None)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num):
@@ -167,8 +177,7 @@ def locked_run(model: Transformer, num: int, num_tokens: int) -> list[tuple[int,
     runner.warm_up(num * (PROMPT + num_tokens))
     for request in list(first._scheduler.running):
         first.abort_request(request)
-    engine = engine_of(model, num, num_tokens, locked=True)
-    engine._runner = runner
+    engine = engine_of(model, num, num_tokens, locked=True, runner=runner)
     found = []
     while engine.has_unfinished:
         found.append(timed(engine))

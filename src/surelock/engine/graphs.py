@@ -70,6 +70,7 @@ class GraphedForward:
         """Buckets captured so far."""
         return len(self._graphs)
 
+    @torch.inference_mode()
     def __call__(self, batch: RowBatch) -> Tensor:
         """Hidden rows [R, d]; a view that the next call overwrites."""
         assert batch.spans.host is not None
@@ -83,6 +84,7 @@ class GraphedForward:
         captured.graph.replay()
         return captured.hidden[:num_rows]
 
+    @torch.inference_mode()
     def warm_up(self, max_rows: int) -> None:
         """Capture every bucket up to max_rows that is not there yet, largest first, so that the rest fit in."""
         sizes = {bucket(num_rows) for num_rows in range(1, max_rows + 1)}
