@@ -52,6 +52,7 @@ def plan_of(step: int, *, slots: int = 1, quota: int = 1, end: int = 99, **lock:
         quota=column(quota, integer),
         tests_locks=column(True, flag),
         may_lock=True,
+        measures_late=lock.get("min_visible_steps", 1) == 0,
         seed=column(0, integer),
         temperature=column(0, real),
         may_sample=False,

@@ -123,7 +123,8 @@ class LockingRule(Protocol):
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """Lock a subset of view.candidates.
 
-        measure(where) gives the scores of a subset of view.rows; every row measured costs logits, so a rule that needs
-        none asks for none. It is called at most once.
+        measure(where) gives the scores of a subset of the candidates, or of view.rows where a gate's scope is `active`.
+        Every row measured costs logits, so a rule that needs none does not call it; no rule calls it twice. More rows
+        than asked for may have scores.
         """
         ...

@@ -66,6 +66,8 @@ class StepPlan:
         quota: int64, tokens to commit.
         tests_locks: bool, whether this step may lock: never on the last one, whose output is already fixed.
         may_lock: whether any slot may, known on the host.
+        measures_late: whether rows other than those that were candidates before the forward may need measuring, because
+            a token committed now may lock now or a percentile is over all active rows. Known on the host.
         seed: int64. `temperature`: float64. `allow_mask`: bool.
         may_sample: whether any temperature is above 0, known on the host.
         policy: {name of the unmasking policy: bool [S]}, only those in use.
@@ -77,6 +79,7 @@ class StepPlan:
     quota: Tensor
     tests_locks: Tensor
     may_lock: bool
+    measures_late: bool
     seed: Tensor
     temperature: Tensor
     may_sample: bool
@@ -119,33 +122,36 @@ def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forwar
     """Compute one step of every slot. The canvas is read, not written; `forward` overwrites keys and values."""
     # 6
     rows = method.selector.select(canvas)
-    row_index = _index(rows)
-    # 7-14
-    hidden = forward(canvas, row_index)
-    # Of each position, which row it is; only meaningful where there is one.
-    row_of = rows.flatten().cumsum(0) - 1
     age = canvas.age + (rows & canvas.unmasked)
-    # 15
     position = torch.arange(canvas.length, device=rows.device)
     eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (plan.quota > 0).unsqueeze(1)
-    proposal, failed = _propose(hidden, row_of, eligible, plan, method)
+    visible = age >= plan.lock.min_visible_steps.unsqueeze(1)
+    tests_locks = plan.tests_locks.unsqueeze(1)
+    has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
+    # Everything that waits for the device comes before the forward, so that what follows is launched while it runs.
+    row_index, eligible_index = _index(rows), _index(eligible)
+    settled = rows & canvas.unmasked & visible & tests_locks & has_previous
+    settled_index = _index(settled) if plan.may_lock and not plan.measures_late else None
+    # Of each position, which row it is; only meaningful where there is one.
+    row_of = rows.flatten().cumsum(0) - 1
+    # 7-14
+    hidden = forward(canvas, row_index)
+    # 15
+    proposal, failed = _propose(hidden[row_of[eligible_index]], eligible_index, plan, method, canvas)
     # 16
     chosen = torch.zeros_like(eligible)
     for name, slots in plan.policy.items():
-        candidates = eligible & slots.unsqueeze(1)
-        chosen |= method.policies[name].select(proposal, candidates, plan.quota)
+        chosen |= method.policies[name].select(proposal, eligible & slots.unsqueeze(1), plan.quota)
     committed = chosen & (proposal.token != method.mask_token_id) & ~failed.unsqueeze(1)
     # 20, before 17-19 because few rows but candidates need D and u
-    visible = age >= plan.lock.min_visible_steps.unsqueeze(1)
-    tests_locks = (plan.tests_locks & ~failed).unsqueeze(1)
-    candidates = rows & (canvas.unmasked | committed) & visible & tests_locks
+    candidates = rows & (canvas.unmasked | committed) & visible & tests_locks & ~failed.unsqueeze(1)
     kl = torch.full(rows.shape, torch.inf, device=rows.device)
     scored = torch.zeros_like(rows)
 
     # 17-19
     def measure(where: Mask) -> Scores:
-        scored.copy_(where & (canvas.computed_at == plan.step.unsqueeze(1) - 1))
-        index = _index(scored)
+        scored.copy_(where & has_previous if settled_index is None else settled)
+        index = _index(scored) if settled_index is None else settled_index
         found = step_kl(hidden[row_of[index]], canvas.hidden.flatten(0, 1)[index], method.head)
         kl.view(-1)[index] = found.kl
         uncertainty = torch.full_like(kl, torch.inf)
@@ -191,17 +197,17 @@ def _index(mask: Mask) -> Tensor:
     return mask.flatten().nonzero().squeeze(1)
 
 
-def _propose(hidden: Tensor, row_of: Tensor, eligible: Mask, plan: StepPlan, method: Method) -> tuple[Proposal, Tensor]:
-    """Proposals of the eligible positions spread over [S, L]; and the slots [S] whose logits are not finite."""
-    index = _index(eligible)
-    slot, position = index // eligible.shape[1], index % eligible.shape[1]
-    rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
-    row_token, row_confidence = propose(
-        hidden[row_of[index]], method.head, rows, method.mask_token_id, may_sample=plan.may_sample
-    )
+def _propose(hidden: Tensor, index: Tensor, plan: StepPlan, method: Method, canvas: Canvas) -> tuple[Proposal, Tensor]:
+    """Proposals of positions `index` [n] of the flattened canvas, whose hidden rows are [n, d], spread over [S, L].
 
-    token = torch.zeros(eligible.shape, dtype=torch.int64, device=eligible.device)
-    confidence = torch.full(eligible.shape, -torch.inf, device=eligible.device)
+    And the slots [S] whose logits are not finite.
+    """
+    slot, position = index // canvas.length, index % canvas.length
+    rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
+    row_token, row_confidence = propose(hidden, method.head, rows, method.mask_token_id, may_sample=plan.may_sample)
+
+    token = torch.zeros_like(canvas.tokens)
+    confidence = torch.full(canvas.tokens.shape, -torch.inf, device=index.device)
     token.view(-1)[index] = row_token
     confidence.view(-1)[index] = row_confidence
     return Proposal(token, confidence, plan.seed, plan.step), confidence.isnan().any(1)

@@ -39,6 +39,7 @@ def step_plan(running: Sequence[Request], num_slots: int, device: torch.device) 
         quota=columns[count],
         tests_locks=columns[tests_locks].bool(),
         may_lock=any(map(_tests_locks, running)),
+        measures_late=any(map(_measures_late, running)),
         seed=columns[seed],
         temperature=columns[temperature].view(torch.float64),
         may_sample=any(request.params.temperature > 0 for request in running),
@@ -83,6 +84,12 @@ class _Table:
 
 def _tests_locks(request: Request) -> bool:
     return not request.lock.is_never and request.step < request.num_steps
+
+
+def _measures_late(request: Request) -> bool:
+    lock = request.lock
+    gated_by_all = lock.confidence_percentile is not None and lock.gate_scope == "active"
+    return _tests_locks(request) and (lock.min_visible_steps == 0 or gated_by_all)
 
 
 def _quota(request: Request) -> int:

@@ -24,10 +24,10 @@ SCRATCH_SLOT = 0
 
 
 def bucket(num_rows: int) -> int:
-    """Rows that num_rows is padded to: at most 1 in 8 is padding from 64 rows up, where rows begin to cost time."""
+    """Rows that num_rows is padded to: a sixteenth of them at most, or 31 where rows cost next to nothing."""
     if num_rows <= 64:
         return max(8, 1 << (num_rows - 1).bit_length())
-    step = max(32, 1 << (num_rows.bit_length() - 4))
+    step = max(32, 1 << (num_rows.bit_length() - 5))
     return -(-num_rows // step) * step
 
 
