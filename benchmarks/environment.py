@@ -22,7 +22,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "surelock": version("surelock"),
-        "commit": _git("rev-parse", "HEAD"),
+        # A copy of the tree without git says what it is a copy of.
+        "commit": os.environ.get("SURELOCK_COMMIT") or _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src")),
     }
 
