@@ -17,6 +17,13 @@ def test_stdout_off_a_terminal_is_the_text_alone(run: Run) -> None:
     assert result.exit_code == 0
 
 
+def test_the_commit_of_a_hub_model_is_printed_and_of_others_not(run: Run, tmp_path: Path) -> None:
+    hub = run("generate", "hello", "--model", "organisation/name")
+    assert f"at revision {'0' * 40}" in hub.stderr
+    assert "revision" not in run("generate", "hello").stderr
+    assert "revision" not in run("generate", "hello", "--model", str(tmp_path)).stderr
+
+
 def test_json_prints_one_object_per_prompt_in_order_and_nothing_else(run: Run) -> None:
     result = run("generate", "a", "b c d", "-n", "4", "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]

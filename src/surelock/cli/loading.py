@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surelock.cli.options import ModelOptions
-from surelock.cli.terminal import can_animate, standard_error
+from surelock.cli.terminal import can_animate, note, standard_error
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def load_llm(options: ModelOptions) -> LLM:
     """Import the library and load the model; a terminal on stderr is told what takes the time.
+
+    The commit that a hub id resolved to is printed on stderr.
 
     Raises:
         ModelError: the model cannot be used.
@@ -27,13 +29,17 @@ def load_llm(options: ModelOptions) -> LLM:
     # A download shows the hub's own bars, which a second moving line would garble.
     is_local = options.model is None or Path(options.model).is_dir()
     with _status(f"loading {options.model or 'the embedded model'}") if is_local else _hub_bars():
-        return LLM(
+        llm = LLM(
             options.model,
             dtype=options.dtype,
             device=options.device,
             revision=options.revision,
             offline=True if options.offline else None,
         )
+    if not is_local and llm.commit is not None:
+        # What a name stands for may change; a commit repeats the run.
+        note(f"{llm.name} at revision {llm.commit}")
+    return llm
 
 
 def _status(message: str) -> AbstractContextManager[object]:
