@@ -10,7 +10,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [R, heads, D] rotated by halves with its rows' cos, sin [R, D / 2], in their type; returned in x's."""
     first, second = x.to(cos.dtype).chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    # Written in place: joining two fresh halves takes more than twice as long on a CPU.
+    rotated = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+    out_first, out_second = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).sub_(second * sin)
+    torch.mul(second, cos, out=out_second).add_(first * sin)
+    return rotated.to(x.dtype)
 
 
 def rope_store(
