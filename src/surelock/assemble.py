@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from surelock.flops import request_flops
+from surelock.flops import exact_flops, request_flops
 from surelock.models.config import ModelConfig
 from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, StepUpdate
 
@@ -51,7 +51,10 @@ def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer
 def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: RequestOutput | None) -> StepUpdate:
     """What a watcher sees of a step; output on the request's last one."""
     request = snapshot.request
-    exact = _flops(request, config)["exact"]
+    num, num_streams = request.num_positions, _num_streams(request)
+    # Every step of a long run comes here, so only what changes is added up.
+    locked = exact_flops(config, sum(request.active_rows), num, num_streams)
+    base = exact_flops(config, request.step * num, num, num_streams)
     return StepUpdate(
         index=index,
         step=request.step,
@@ -64,7 +67,7 @@ def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: Req
         confidence=[confidence for _, confidence in snapshot.committed],
         locked_now=snapshot.locked,
         kl=snapshot.kl,
-        flops=(exact["locked"], exact["base"]),
+        flops=(float(locked), float(base)),
         output=output,
     )
 
@@ -76,7 +79,14 @@ def _stats(snapshot: Snapshot, config: ModelConfig) -> RequestStats:
         steps=request.step,
         active_rows=request.active_rows,
         active_ratio=num_computed / num_possible if num_possible else 1.0,
-        flops=_flops(request, config),
+        flops=request_flops(
+            config,
+            active_rows=request.active_rows,
+            num_positions=request.num_positions,
+            masked_rows=request.num_proposed,
+            candidate_rows=request.num_scored,
+            num_streams=_num_streams(request),
+        ),
         locked_at=snapshot.locked_at,
         ghost_rate=request.num_ghosts / max(request.num_generated_locks, 1),
         gate_blocked=request.num_gate_blocked,
@@ -84,15 +94,8 @@ def _stats(snapshot: Snapshot, config: ModelConfig) -> RequestStats:
     )
 
 
-def _flops(request: Request, config: ModelConfig) -> dict[str, dict[str, float]]:
-    return request_flops(
-        config,
-        active_rows=request.active_rows,
-        num_positions=request.num_positions,
-        masked_rows=request.num_proposed,
-        candidate_rows=request.num_scored,
-        num_streams=2 if request.is_guided else 1,
-    )
+def _num_streams(request: Request) -> int:
+    return 2 if request.is_guided else 1
 
 
 def _gaps(snapshot: Snapshot, tokenizer: Tokenizer | None) -> Iterable[Gap]:

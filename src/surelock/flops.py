@@ -51,6 +51,11 @@ class RowCost:
         return self.linear + self.attention_per_key * num_positions
 
 
+def exact_flops(config: ModelConfig, num_rows: int, num_positions: int, num_streams: int = 1) -> int:
+    """FLOPs of num_rows rows, over any number of steps, of a canvas of num_positions: the `exact` mode, unchecked."""
+    return num_rows * RowCost.from_config(config).transformer(num_positions) * num_streams
+
+
 def request_flops(
     config: ModelConfig,
     *,
@@ -90,8 +95,8 @@ def request_flops(
 
     cost = RowCost.from_config(config)
     row = cost.transformer(num_positions)
-    exact_base = num_steps * num_positions * row * num_streams
-    exact_locked = sum(active_rows) * row * num_streams
+    exact_locked = exact_flops(config, sum(active_rows), num_positions, num_streams)
+    exact_base = exact_flops(config, num_steps * num_positions, num_positions, num_streams)
     num_masked = sum(masked_rows)
     num_tested = sum(candidate_rows)
     return {

@@ -184,10 +184,7 @@ class LLM:
             encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
             for prompt in normalise_prompts(prompts)
         ]
-        mask = self.config.mask_token_id
-        canvases = [
-            [mask if i is None else i for i in prompt.canvas_ids] + [mask] * own.max_tokens for prompt in encoded
-        ]
+        canvases = [prompt.token_ids(own.max_tokens, self.config.mask_token_id) for prompt in encoded]
         return noise_floor(self.transformer, canvases)
 
     def encode(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[EncodedPrompt]:

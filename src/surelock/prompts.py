@@ -31,6 +31,11 @@ class EncodedPrompt:
 
     canvas_ids: tuple[int | None, ...]
 
+    def token_ids(self, max_tokens: int, mask_token_id: int) -> list[int]:
+        """The whole canvas before the first step."""
+        given = [mask_token_id if token is None else token for token in self.canvas_ids]
+        return given + [mask_token_id] * max_tokens
+
 
 def normalise_prompts(prompts: object) -> list[Prompt]:
     """One prompt, or a list or tuple of prompts, as a list. Only the kind of each is checked.

@@ -94,7 +94,7 @@ class _Check:
 
 def _check(llm: LLM, encoded: EncodedPrompt, index: int, params: SamplingParams) -> _Check:
     mask = llm.config.mask_token_id
-    start = [mask if i is None else i for i in encoded.canvas_ids] + [mask] * params.max_tokens
+    start = encoded.token_ids(params.max_tokens, mask)
     canvas: Prompt = {"canvas_token_ids": list(encoded.canvas_ids)}
     free = replace(params, lock=None)
 
