@@ -177,9 +177,9 @@ def test_stream_ends_with_the_output_of_generate(llm: LLM) -> None:
 
 def test_slots_go_from_call_to_call_but_never_to_two_at_once(llm: LLM) -> None:
     expected = llm.generate(TEXTS, SHORT)
-    runner = llm._runner
+    engines = list(llm._idle_engines)
     assert llm.generate(TEXTS[0], SHORT)[0] == expected[0]
-    assert llm._runner is runner
+    assert llm._idle_engines == engines
     # Two streams opened before either runs, and a call in between.
     first, second = llm.stream(TEXTS[0], SHORT), llm.stream(TEXTS[1], SHORT)
     updates = [(next(first), next(second)) for _ in range(6)]

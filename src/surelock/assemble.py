@@ -12,7 +12,6 @@ from surelock.models.config import ModelConfig
 from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, StepUpdate
 
 if TYPE_CHECKING:
-    from surelock.engine.request import Request
     from surelock.engine.snapshot import Snapshot
     from surelock.tokenizer import Tokenizer
 
@@ -51,7 +50,7 @@ def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer
 def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: RequestOutput | None) -> StepUpdate:
     """What a watcher sees of a step; output on the request's last one."""
     request = snapshot.request
-    num, num_streams = request.num_positions, _num_streams(request)
+    num, num_streams = request.num_positions, request.num_streams
     # Every step of a long run comes here, so only what changes is added up.
     locked = exact_flops(config, sum(request.active_rows), num, num_streams)
     base = exact_flops(config, request.step * num, num, num_streams)
@@ -85,17 +84,13 @@ def _stats(snapshot: Snapshot, config: ModelConfig) -> RequestStats:
             num_positions=request.num_positions,
             masked_rows=request.num_proposed,
             candidate_rows=request.num_scored,
-            num_streams=_num_streams(request),
+            num_streams=request.num_streams,
         ),
         locked_at=snapshot.locked_at,
         ghost_rate=request.num_ghosts / max(request.num_generated_locks, 1),
         gate_blocked=request.num_gate_blocked,
         seed=request.seed if request.uses_seed else None,
     )
-
-
-def _num_streams(request: Request) -> int:
-    return 2 if request.is_guided else 1
 
 
 def _gaps(snapshot: Snapshot, tokenizer: Tokenizer | None) -> Iterable[Gap]:

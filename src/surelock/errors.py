@@ -11,7 +11,9 @@ SureLockError
 │   ├── WeightsError          safetensors files are damaged, incomplete or do not fit the config
 │   └── TokenizerError        tokenizer files are damaged, or a text door was used without a tokenizer
 ├── NonFiniteLogitsError  the model produced NaN or infinity for a request
-└── EngineError           an engine was used after an error interrupted one of its steps
+├── OutOfMemoryError      the memory there is does not hold what was asked for (also a MemoryError)
+├── QueueFullError        as many requests wait as may: try again later
+└── EngineError           an engine stopped at an error or was closed
 """
 
 from __future__ import annotations
@@ -65,8 +67,16 @@ class NonFiniteLogitsError(SureLockError, ArithmeticError):
         self.outputs = list(outputs)
 
 
+class OutOfMemoryError(SureLockError, MemoryError):
+    """The memory there is does not hold what was asked for."""
+
+
+class QueueFullError(SureLockError, RuntimeError):
+    """As many requests wait as may; the same request may be accepted later."""
+
+
 class EngineError(SureLockError, RuntimeError):
-    """An engine was used after an error interrupted one of its steps."""
+    """An error interrupted one of an engine's steps, then or earlier, or the engine was closed."""
 
 
 class _ShortRepr(reprlib.Repr):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 import os
 import re
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
-from surelock.engine.engine import Engine
+from surelock.engine.engine import Engine, check_params
 from surelock.engine.noise_floor import noise_floor
-from surelock.engine.runner import Runner
+from surelock.engine.request import Request
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
 from surelock.models.checkpoint import read_model_config
 from surelock.models.hub import resolve_model
@@ -71,8 +70,8 @@ class LLM:
         self.transformer = Transformer.from_weights(self.config, weights)
         self.tokenizer = Tokenizer.from_folder(files.folder, self.config)
 
-        self._runner = Runner(self.transformer, self.engine_config)
-        self._borrower: Callable[[], Engine | None] = lambda: None
+        # What a call has left behind: memory and captured graphs for the next one.
+        self._idle_engines: list[Engine] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -152,9 +151,9 @@ class LLM:
         """
         _check_on_step(on_step)
         each = [replace(_one_params(params), max_tokens=0)]
-        engine = self._engine(each)
+        self._check_params(each)
         canvas = encode_segments(segments, tokenizer=self.tokenizer, config=self.config)
-        output = self._run(_Call(engine, [EncodedPrompt(canvas)], each), on_step)[0]
+        output = self._run(_Call([EncodedPrompt(canvas)], each), on_step)[0]
         return _all_finite([replace(output, text=_document(segments, output, self.tokenizer))])[0]
 
     def logits(self, token_ids: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
@@ -199,23 +198,17 @@ class LLM:
     ) -> _Call:
         normal = normalise_prompts(prompts)
         each = _params_of_each(params, len(normal))
-        engine = self._engine(each)
+        self._check_params(each)
         encoded = [
             encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
             for prompt, own in zip(normal, each, strict=True)
         ]
-        return _Call(engine, encoded, each)
+        return _Call(encoded, each)
 
-    def _engine(self, each: Sequence[SamplingParams]) -> Engine:
-        """An engine for one call, whose parameters suit this model."""
-        # One for each call: an abandoned iterator or an error can leave nothing behind for the next. Slots and captured
-        # graphs go from one to the next, unless the last one is still there or left requests in them.
-        if self._borrower() is not None or not self._runner.is_idle:
-            self._runner = Runner(self.transformer, self.engine_config)
-        engine = Engine(self.transformer, self.engine_config, runner=self._runner)
-        self._borrower = weakref.ref(engine)
+    def _check_params(self, each: Sequence[SamplingParams]) -> None:
+        """Parameters that do not suit this model are refused before anything runs."""
         for own in each:
-            engine.check(own)
+            check_params(own, self.transformer)
             if own.stop and self.tokenizer is None:
                 raise ParameterError(
                     f"stop is {shown(own.stop)}, but the model has no tokenizer, so no text to find it in; leave it out"
@@ -225,7 +218,6 @@ class LLM:
                     f"stop is {shown(own.stop)}, but it cuts the appended tokens, and with max_tokens 0, as in infill, "
                     "there are none; leave it out"
                 )
-        return engine
 
     def _run(self, call: _Call, on_step: OnStep | None) -> list[RequestOutput]:
         outputs: list[RequestOutput | None] = [None] * len(call.encoded)
@@ -237,16 +229,22 @@ class LLM:
         return [output for output in outputs if output is not None]
 
     def _stream(self, call: _Call, *, watched: bool = True) -> Iterator[StepUpdate]:
-        engine = call.engine
-        index_of = {
-            engine.add_request(prompt.canvas_ids, own): index
-            for index, (prompt, own) in enumerate(zip(call.encoded, call.params, strict=True))
-        }
-        while engine.has_unfinished:
-            for snapshot in engine.step(watched=watched):
-                request = snapshot.request
-                output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
-                yield step_update(snapshot, index_of[request], self.config, output)
+        engine = self._idle_engines.pop() if self._idle_engines else Engine(self.transformer, self.engine_config)
+        index_of: dict[Request, int] = {}
+        try:
+            for index, (prompt, own) in enumerate(zip(call.encoded, call.params, strict=True)):
+                index_of[engine.add_request(prompt.canvas_ids, own)] = index
+            while engine.has_unfinished:
+                for snapshot in engine.step(watched=watched):
+                    request = snapshot.request
+                    output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
+                    yield step_update(snapshot, index_of[request], self.config, output)
+        finally:
+            # An abandoned iterator leaves requests behind; an engine that failed is left to itself.
+            if not engine.has_failed:
+                for request in index_of:
+                    engine.abort_request(request)
+                self._idle_engines = [engine]
 
     def _check_canvas(self, canvas: object) -> list[int]:
         limit = self.config.max_sequence_length
@@ -266,7 +264,6 @@ class LLM:
 class _Call:
     """Everything about one call, checked."""
 
-    engine: Engine
     encoded: list[EncodedPrompt]
     params: list[SamplingParams]
 

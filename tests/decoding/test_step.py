@@ -11,7 +11,7 @@ from surelock.decoding.canvas import Canvas, PositionState
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockNumbers
 from surelock.decoding.selection import AllActive
-from surelock.decoding.step import Method, StepPlan, StepResult, apply, denoise_step
+from surelock.decoding.step import Method, StepCounts, StepKind, StepPlan, StepResult, denoise_step
 from surelock.decoding.unmasking import POLICIES
 from surelock.ops.head_logits import Head
 
@@ -25,15 +25,15 @@ class Scripted:
         self.script = script
         self.ran: list[list[tuple[int, int]]] = []
 
-    def __call__(self, canvas: Canvas, rows: Tensor) -> Tensor:
-        index = [divmod(int(row), canvas.length) for row in rows]
+    def __call__(self, canvas: Canvas, cells: Tensor) -> Tensor:
+        index = [divmod(int(cell), canvas.length) for cell in cells]
         self.ran.append(index)
         return torch.tensor([self.script(len(self.ran), *at) for at in index]).reshape(len(index), VOCAB)
 
 
 def canvas_of(*canvases: list[int | None]) -> Canvas:
-    canvas = Canvas(VOCAB, dtype=torch.float32, device=torch.device("cpu"))
-    canvas.grow(len(canvases), max(map(len, canvases)))
+    num_slots, length = len(canvases), max(map(len, canvases))
+    canvas = Canvas(VOCAB, dtype=torch.float32, device=torch.device("cpu"), num_slots=num_slots, length=length)
     for slot, ids in enumerate(canvases):
         tokens = torch.tensor([MASK if i is None else i for i in ids])
         canvas.put(slot, tokens, tokens == MASK)
@@ -46,16 +46,18 @@ def plan_of(step: int, *, slots: int = 1, quota: int = 1, end: int = 99, **lock:
 
     integer, real, flag = torch.int64, torch.float64, torch.bool
     numbers = {"kl_threshold": 1e-3, "percentile": torch.nan, "min_visible_steps": 1, **lock}
+    has_gate = numbers["percentile"] == numbers["percentile"]
     return StepPlan(
+        kind=StepKind(has_gate=has_gate, measures_late=numbers["min_visible_steps"] == 0),
         step=column(step, integer),
+        counted_from=column(0, integer),
         block_end=column(end, integer),
-        quota=column(quota, integer),
+        # More steps than masks: the first ones commit one token each, the others none.
+        block_steps=column(1000, integer),
+        block_index=column(0 if quota else 999, integer),
         tests_locks=column(True, flag),
-        may_lock=True,
-        measures_late=lock.get("min_visible_steps", 1) == 0,
         seed=column(0, integer),
         temperature=column(0, real),
-        may_sample=False,
         allow_mask=column(False, flag),
         policy={"low_confidence": column(True, flag)},
         lock=LockNumbers(
@@ -65,15 +67,18 @@ def plan_of(step: int, *, slots: int = 1, quota: int = 1, end: int = 99, **lock:
             min_visible_steps=column(numbers["min_visible_steps"], integer),
             kl_both_visible=column(numbers.get("kl_both_visible", False), flag),
             prompt_lock_step=column(numbers.get("prompt_lock_step", 0), integer),
+            has_gate=has_gate,
         ),
     )
 
 
+def counts_of(result: StepResult, slot: int = 0) -> StepCounts:
+    return StepCounts(*result.counts[:, slot].tolist())
+
+
 def run(canvas: Canvas, plan: StepPlan, model: Scripted) -> StepResult:
     method = Method(AllActive(), POLICIES, KLRule(), Head(torch.eye(VOCAB)), MASK)
-    result = denoise_step(canvas, plan, method, model)
-    apply(canvas, result, plan.step)
-    return result
+    return denoise_step(canvas, plan, method, model)
 
 
 def still(step: int, slot: int, position: int) -> list[float]:
@@ -86,7 +91,7 @@ def test_the_most_confident_masked_position_before_the_block_end_is_committed() 
     result = run(canvas, plan_of(1, end=3), Scripted(still))
     assert result.committed.tolist() == [[False, False, True, False]]
     assert canvas.tokens.tolist() == [[2, MASK, 1, MASK]]
-    assert int(result.num_proposed) == 2
+    assert counts_of(result).num_proposed == 2
 
 
 def test_mask_is_never_proposed_and_confidence_is_the_raw_softmax() -> None:
@@ -119,7 +124,7 @@ def test_literal_rule_locks_in_the_step_that_commits() -> None:
     result = run(canvas, plan_of(2, min_visible_steps=0), model)
     assert result.committed.tolist() == [[False, True, False]]
     assert canvas.state.tolist() == [[PositionState.LOCKED] * 3]
-    assert result.age[0, 1] == 0
+    assert counts_of(result).num_ghosts == 1
 
 
 def test_a_posterior_that_moves_does_not_lock() -> None:
@@ -145,7 +150,7 @@ def test_gate_holds_back_the_unsure_and_counts_them() -> None:
     result = run(canvas, plan_of(2, quota=0, percentile=20), model)
     # floor(0.2 * 5) + 1 = 2 of 6 candidates pass: the surest, which are the last.
     assert result.locked.tolist() == [[False, False, False, False, True, True]]
-    assert result.num_gate_blocked.tolist() == [4]
+    assert counts_of(result).num_gate_blocked == 4
 
 
 def test_prompt_rule_locks_prompts_whatever_their_divergence() -> None:
@@ -180,5 +185,6 @@ def test_non_finite_logits_fail_their_own_request_only() -> None:
 
     canvas = canvas_of([2, None], [2, None])
     result = run(canvas, plan_of(1, slots=2), Scripted(broken))
-    assert result.failed.tolist() == [True, False]
+    assert [counts_of(result, slot).failed for slot in (0, 1)] == [1, 0]
+    assert not canvas.active[0].any()
     assert canvas.tokens[1].tolist() == [2, 1]

@@ -70,12 +70,13 @@ def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:
 def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_steps: int) -> None:
     """With at least one visible step no locked position holds the keys of [MASK]; the literal rule does freeze them."""
     model = tiny_model()
-    engine = Engine(model, EngineConfig(poison=True))
+    # What a finished request leaves behind is looked at, so it must not be poisoned.
+    engine = Engine(model)
     lock = LockParams(kl_threshold=50.0, min_visible_steps=min_visible_steps)
     request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
     last = finish(engine)[request]
     tokens, locked_at = last.tokens, last.locked_at
-    kept = engine._runner._kv.layers[0].keys[0, :30]
+    kept = engine._batch.kv.layers[0].keys[1:31]
     real, ghost = layer_0_keys(model, tokens), layer_0_keys(model, [MASK] * 30)
     generated = [position for position in range(10, 30) if locked_at[position]]
     assert generated
@@ -136,8 +137,9 @@ def test_slots_of_keys_and_values_are_given_back() -> None:
     for seed in range(6):
         engine.add_request(prompt(seed), SamplingParams(max_tokens=3 + seed, cfg_scale=seed % 2))
     finish(engine)
-    # At most two requests at a time, each with at most two streams.
-    assert engine._runner._kv.shape[0] <= 4
+    # At most two requests at a time, of which one has two streams, a reserved place, and twice that for growth.
+    assert engine._batch.kv.num_places <= 2 * (1 + 2 * 18 + 2 * 17)
+    assert engine._pool.num_free == engine._pool.capacity - 1
 
 
 def test_an_interrupted_engine_refuses_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_an_interrupted_engine_refuses_to_go_on(monkeypatch: pytest.MonkeyPatch)
         raise MemoryError("no more")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._runner._kv, "grow", fail)
+        patched.setattr(engine._batch.kv, "grow", fail)
         engine.add_request(prompt(2, 40), SamplingParams(max_tokens=4))
         with pytest.raises(MemoryError):
             engine.step()

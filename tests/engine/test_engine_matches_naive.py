@@ -15,6 +15,7 @@ from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
+from tests.engine.replayed import Replayed
 from tests.tiny import MASK, tiny_model
 
 # Decisions nearer than this to falling otherwise are left out: rounding may take them either way.
@@ -59,13 +60,16 @@ def requests(draw: st.DrawFn) -> tuple[list[int | None], SamplingParams]:
 
 
 def run(
-    model: Transformer, wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int
+    model: Transformer,
+    wanted: list[tuple[list[int | None], SamplingParams]],
+    max_batch_size: int,
+    graphs: Replayed | None,
 ) -> dict[Request, list[Snapshot]]:
-    """All snapshots of every request; unwritten memory is NaN."""
-    engine = Engine(model, EngineConfig(max_batch_size=max_batch_size, poison=True))
+    """All snapshots of every request, or with graphs only the last; unwritten memory is NaN."""
+    engine = Engine(model, EngineConfig(max_batch_size=max_batch_size, poison=True), graphs=graphs)
     seen: dict[Request, list[Snapshot]] = {engine.add_request(canvas, params): [] for canvas, params in wanted}
     while engine.has_unfinished:
-        for snapshot in engine.step():
+        for snapshot in engine.step(watched=graphs is None):
             seen[snapshot.request].append(snapshot)
     return seen
 
@@ -77,14 +81,15 @@ class Compared:
     num_locking = 0
 
 
+@pytest.mark.parametrize("is_padded", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_tokens_locks_and_rows_equal_the_oracle(seed: int) -> None:
+def test_tokens_locks_and_rows_equal_the_oracle(seed: int, is_padded: bool) -> None:
     model, compared = _model(seed), Compared()
 
-    @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(wanted=st.lists(requests(), min_size=1, max_size=5), max_batch_size=st.integers(1, 4))
     def check(wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int) -> None:
-        seen = run(model, wanted, max_batch_size)
+        seen = run(model, wanted, max_batch_size, Replayed() if is_padded else None)
         for (request, snapshots), (canvas, params) in zip(seen.items(), wanted, strict=True):
             assert not request.failed
             expected = naive_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0)

@@ -1,12 +1,27 @@
-"""What a captured forward needs to know before it is captured; replaying it needs a GPU (tests/gpu)."""
+"""What captured steps rest on: buckets, and steps that are padded and run ahead of the host.
+
+Capturing itself needs a GPU (tests/gpu); `Replayed` stands in for it here. That such steps give the oracle's tokens is
+in test_engine_matches_naive.py.
+"""
 
 from __future__ import annotations
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surelock.engine.graphs import SCRATCH_SLOT, bucket, padded_spans
-from surelock.ops.row_attention import RowSpan
+from surelock.config import EngineConfig
+from surelock.decoding.packing import cells_of
+from surelock.engine.engine import Engine
+from surelock.engine.graphs import bucket
+from surelock.engine.request import Request
+from surelock.params import LockParams, SamplingParams
+from tests.engine.replayed import Replayed
+from tests.tiny import MASK, tiny_model
+
+
+def prompt(seed: int, length: int = 10) -> list[int]:
+    return torch.randint(1, MASK, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 @given(num_rows=st.integers(1, 40_000))
@@ -20,17 +35,101 @@ def test_buckets_hold_their_rows_with_little_padding(num_rows: int) -> None:
 
 
 def test_buckets_are_few_and_never_shrink_with_more_rows() -> None:
-    sizes = [bucket(num_rows) for num_rows in range(1, 8193)]
+    sizes = [bucket(num_rows) for num_rows in range(8193)]
+    assert sizes[0] == 0
     assert sizes == sorted(sizes)
-    assert len(set(sizes)) <= 96
+    assert len(set(sizes)) <= 97
 
 
-@given(counts=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 50)), max_size=6), extra=st.integers(0, 100))
-def test_padding_reads_and_writes_the_scratch_slot_only(counts: list[tuple[int, int]], extra: int) -> None:
-    spans = [RowSpan(slot + 1, rows, keys) for slot, (rows, keys) in enumerate(counts)]
-    num_rows = sum(span.num_rows for span in spans) + extra
-    padded = padded_spans(spans, num_rows, 7)
-    assert len(padded) == 7
-    assert padded[: len(spans)] == spans
-    assert sum(span.num_rows for span in padded) == num_rows
-    assert all(span.slot == SCRATCH_SLOT and span.num_keys == 1 for span in padded[len(spans) :])
+@given(mask=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4), extra=st.integers(0, 9))
+def test_cells_are_packed_in_order_and_padded_behind(mask: list[list[bool]], extra: int) -> None:
+    where = torch.tensor(mask)
+    exact = cells_of(where, None)
+    assert exact.tolist() == [i for i, is_set in enumerate(where.flatten().tolist()) if is_set]
+    padded = cells_of(where, len(exact) + extra)
+    assert padded.tolist() == [*exact.tolist(), *[where.numel()] * extra]
+
+
+def run(engine: Engine, wanted: list[tuple[list[int], SamplingParams]], watched: bool) -> dict[Request, list[int]]:
+    requests = [engine.add_request(*each) for each in wanted]
+    tokens = {}
+    while engine.has_unfinished:
+        for snapshot in engine.step(watched=watched):
+            if snapshot.request.is_finished:
+                tokens[snapshot.request] = snapshot.tokens
+    assert list(tokens) == sorted(tokens, key=lambda request: request.num_steps)
+    return {request: tokens[request] for request in requests}
+
+
+def test_results_come_one_step_late_and_nothing_is_launched_too_often() -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
+    request = engine.add_request(prompt(1), SamplingParams(max_tokens=5, lock=None))
+    launched, known = [], []
+    while engine.has_unfinished:
+        engine.step(watched=False)
+        launched.append(request.num_launched)
+        known.append(request.step)
+    assert launched == [1, 2, 3, 4, 5, 5]
+    assert known == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_watched_step_is_known_when_it_returns() -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
+    request = engine.add_request(prompt(1), SamplingParams(max_tokens=5))
+    engine.step(watched=False)
+    snapshots = engine.step(watched=True)
+    assert [snapshot.request.step for snapshot in snapshots] == [2]
+    assert request.step == request.num_launched == 2
+
+
+def test_a_run_walks_down_a_few_buckets_and_the_next_run_finds_them() -> None:
+    replayed = Replayed()
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=replayed)
+    wanted = [(prompt(seed, 20), SamplingParams(max_tokens=40, lock=LockParams(kl_threshold=50.0))) for seed in (1, 2)]
+    first = run(engine, wanted, watched=False)
+    keys = set(replayed.functions)
+    assert 6 <= len(keys) <= 24
+    num_cleared = replayed.num_cleared
+    again = run(engine, wanted, watched=False)
+    assert list(again.values()) == list(first.values())
+    assert set(replayed.functions) == keys
+    assert replayed.num_cleared == num_cleared
+
+
+def test_what_was_captured_goes_when_memory_moves() -> None:
+    replayed = Replayed()
+    engine = Engine(tiny_model(), EngineConfig(poison=True, max_batch_size=4), graphs=replayed)
+    small = (prompt(1, 4), SamplingParams(max_tokens=4))
+    alone = run(engine, [small], watched=False)
+    num_cleared = replayed.num_cleared
+    together = run(engine, [small, (prompt(2, 60), SamplingParams(max_tokens=20)), small], watched=False)
+    assert replayed.num_cleared > num_cleared
+    first, _, last = together.values()
+    assert [first] == [last] == list(alone.values())
+
+
+def test_a_request_that_fails_one_step_ago_takes_nobody_with_it() -> None:
+    model = tiny_model()
+    model.embedding.weight[13] = torch.nan
+    engine = Engine(model, EngineConfig(poison=True), graphs=Replayed())
+    healthy = [token for token in prompt(2) if token != 13]
+    wanted = [([13, 2, 3], SamplingParams(max_tokens=4)), (healthy, SamplingParams(max_tokens=4))]
+    requests = [engine.add_request(*each) for each in wanted]
+    final = {}
+    while engine.has_unfinished:
+        final.update({s.request: s.tokens for s in engine.step(watched=False) if s.request.is_finished})
+    assert requests[0].failed
+    assert final[requests[0]] == [13, 2, 3, *[MASK] * 4]
+    assert not requests[1].failed
+    assert MASK not in final[requests[1]]
+
+
+def test_warming_up_captures_the_forwards_of_a_run_and_changes_nothing() -> None:
+    replayed = Replayed()
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=replayed)
+    wanted = [(prompt(1, 20), SamplingParams(max_tokens=40, lock=LockParams(kl_threshold=50.0)))]
+    expected = run(engine, wanted, watched=False)
+    engine.warm_up(60)
+    keys = set(replayed.functions)
+    assert run(engine, wanted, watched=False).popitem()[1] == expected.popitem()[1]
+    assert set(replayed.functions) == keys

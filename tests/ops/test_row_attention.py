@@ -25,19 +25,19 @@ def written_out(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 )
 def test_ragged_spans_equal_attention_written_out(seed: int, lengths: list[tuple[int, int]], num_kv_heads: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    slots = torch.randperm(6, generator=generator).tolist()
-    spans = [RowSpan(slots[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
+    starts = (20 * torch.randperm(6, generator=generator)).tolist()
+    spans = [RowSpan(starts[i], rows, keys) for i, (rows, keys) in enumerate(lengths)]
     queries = torch.randn(sum(rows for rows, _ in lengths), 4, 8, generator=generator)
-    keys, values = torch.full((2, 6, 20, num_kv_heads, 8), torch.nan)
-    for slot, _, num_keys in spans:
-        keys[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
-        values[slot, :num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
+    keys, values = torch.full((2, 120, num_kv_heads, 8), torch.nan)
+    for first, _, num_keys in spans:
+        keys[first : first + num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
+        values[first : first + num_keys] = torch.randn(num_keys, num_kv_heads, 8, generator=generator)
 
     attended = row_attention(queries, keys, values, Spans.of(spans, queries.device))
 
     start = 0
-    for slot, num_rows, num_keys in spans:
-        rows = slice(start, start + num_rows)
-        expected = written_out(queries[rows], keys[slot, :num_keys], values[slot, :num_keys])
+    for first, num_rows, num_keys in spans:
+        rows, places = slice(start, start + num_rows), slice(first, first + num_keys)
+        expected = written_out(queries[rows], keys[places], values[places])
         torch.testing.assert_close(attended[rows].double(), expected, rtol=1e-5, atol=1e-5)
         start += num_rows

@@ -71,20 +71,18 @@ def test_rope_store(
 ) -> None:
     num_heads, num_kv_heads = heads
     generator = torch.Generator().manual_seed(seed)
-    # Distinct (slot, position) pairs of 3 slots of 7 positions.
     places = torch.randperm(21, generator=generator)[:num_rows].to(DEVICE)
-    slots, positions = places // 7, places % 7
     qkv = random(seed, num_rows, (num_heads + 2 * num_kv_heads) * head_dim, dtype=dtype)
     angle_type = torch.float32 if full_precision else dtype
     cos, sin = (random(seed + i, num_rows, head_dim // 2, dtype=angle_type) for i in (1, 2))
 
     def fresh() -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = torch.full((2, 3, 7, num_kv_heads, head_dim), torch.nan, dtype=dtype, device=DEVICE)
+        keys, values = torch.full((2, 21, num_kv_heads, head_dim), torch.nan, dtype=dtype, device=DEVICE)
         return keys, values
 
     kept, expected_kept = fresh(), fresh()
-    expected = rope_store_reference(qkv.clone(), cos, sin, positions, slots, *expected_kept)
-    queries = rope_store(qkv.clone(), cos, sin, positions, slots, *kept)
+    expected = rope_store_reference(qkv.clone(), cos, sin, places, *expected_kept)
+    queries = rope_store(qkv.clone(), cos, sin, places, *kept)
     assert_close(queries, expected)
     for ours, theirs in zip(kept, expected_kept, strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan()), "only the rows' own elements are written"

@@ -1,4 +1,4 @@
-"""The canvases of a batch: dense [num_slots, length] tensors, one row of the tensor per slot."""
+"""The canvases of a batch: one cell for each position of each slot, changed in place."""
 
 from __future__ import annotations
 
@@ -21,36 +21,60 @@ class PositionState(IntEnum):
 class Canvas:
     """State of every position of S slots of L positions; a position outside its request's canvas counts as LOCKED.
 
+    Tensors keep their addresses, so a captured graph may hold them. What rows are read from or written to is flat,
+    [S L + 1, ...]: cell slot * L + position, and a last cell for rows that pad.
+
     Attributes:
-        tokens: [S, L] int64, the current token (MASK where masked).
+        num_slots, length: S and L.
+        flat_tokens: [S L + 1] int64, the current token (MASK where masked); dense view `tokens`.
+        flat_given: [S L + 1] bool, positions the prompt gave a token to; dense view `given`.
+        flat_hidden: [S L + 1, d], final hidden row of each position when it was last computed.
+        flat_previous: [S L + 1, d], the one before that.
         state: [S, L] uint8, a `PositionState`.
         age: [S, L] int32, forwards done with the real token as input.
-        given: [S, L] bool, positions the prompt gave a token to.
         locked_at: [S, L] int32, 1-based step that locked the position, 0 = never.
-        hidden: [S, L, d], final hidden row of each position when it was last computed.
-        computed_at: [S, L] int32, 1-based step of that, -1 = never.
+        computed_at: [S, L] int32, 1-based step that last computed it, -1 = never.
+        block_masks: [S] int64, masks that the slot's current block began with.
+        failed: [S] bool, the model's output was not finite; such a slot has no active position.
     """
 
-    def __init__(self, hidden_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, hidden_size: int, *, dtype: torch.dtype, device: torch.device, num_slots: int = 0, length: int = 0
+    ) -> None:
         self.device = device
-        shape = (0, 0)
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.state = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.num_slots = num_slots
+        self.length = length
+        num_cells = num_slots * length + 1
+        self.flat_tokens = torch.zeros(num_cells, dtype=torch.int64, device=device)
+        self.flat_given = torch.zeros(num_cells, dtype=torch.bool, device=device)
+        # Not read before they are written; NaN shows if they are.
+        self.flat_hidden = torch.full((num_cells, hidden_size), torch.nan, dtype=dtype, device=device)
+        self.flat_previous = torch.full_like(self.flat_hidden, torch.nan)
+        self._set_up_dense()
+
+    def _set_up_dense(self) -> None:
+        shape, device = (self.num_slots, self.length), self.device
+        self.state = torch.full(shape, int(PositionState.LOCKED), dtype=torch.uint8, device=device)
         self.age = torch.zeros(shape, dtype=torch.int32, device=device)
-        self.given = torch.zeros(shape, dtype=torch.bool, device=device)
         self.locked_at = torch.zeros(shape, dtype=torch.int32, device=device)
-        self.hidden = torch.zeros((*shape, hidden_size), dtype=dtype, device=device)
-        self.computed_at = torch.zeros(shape, dtype=torch.int32, device=device)
+        self.computed_at = torch.full(shape, -1, dtype=torch.int32, device=device)
+        self.block_masks = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
+        self.failed = torch.zeros(self.num_slots, dtype=torch.bool, device=device)
 
     @property
-    def num_slots(self) -> int:
-        """S."""
-        return self.state.shape[0]
+    def pad(self) -> int:
+        """The cell of rows that pad, S L."""
+        return self.num_slots * self.length
 
     @property
-    def length(self) -> int:
-        """L, positions a slot can hold."""
-        return self.state.shape[1]
+    def tokens(self) -> Tensor:
+        """[S, L] int64, a view."""
+        return self._dense(self.flat_tokens)
+
+    @property
+    def given(self) -> Mask:
+        """[S, L] bool, a view."""
+        return self._dense(self.flat_given)
 
     @property
     def masked(self) -> Mask:
@@ -65,21 +89,7 @@ class Canvas:
     @property
     def active(self) -> Mask:
         """Positions computed in the next step: all that are not locked."""
-        return self.state != PositionState.LOCKED
-
-    def grow(self, num_slots: int, length: int) -> None:
-        """Make room for at least num_slots canvases of `length` positions, keeping what is there."""
-        more = (max(num_slots - self.num_slots, 0), max(length - self.length, 0))
-        if more == (0, 0):
-            return
-        self.tokens = _padded(self.tokens, more, 0)
-        self.state = _padded(self.state, more, PositionState.LOCKED)
-        self.age = _padded(self.age, more, 0)
-        self.given = _padded(self.given, more, 0)
-        self.locked_at = _padded(self.locked_at, more, 0)
-        self.computed_at = _padded(self.computed_at, more, -1)
-        # Not read before it is written; NaN shows if it is.
-        self.hidden = _padded(self.hidden, more, torch.nan)
+        return (self.state != PositionState.LOCKED) & ~self.failed.unsqueeze(1)
 
     def put(self, slot: int, token_ids: Tensor, masked: Tensor) -> None:
         """Start a request in `slot`: token_ids [N] int64 with MASK where masked [N] bool."""
@@ -98,11 +108,35 @@ class Canvas:
         self.given[slot] = False
         self.locked_at[slot] = 0
         self.computed_at[slot] = -1
+        self.failed[slot] = False
 
+    def grown(self, num_slots: int, length: int) -> Canvas:
+        """A canvas of at least num_slots slots of `length` positions that holds what this one does, or this one."""
+        num_slots, length = max(num_slots, self.num_slots), max(length, self.length)
+        if (num_slots, length) == (self.num_slots, self.length):
+            return self
+        hidden = self.flat_hidden
+        new = Canvas(hidden.shape[1], dtype=hidden.dtype, device=self.device, num_slots=num_slots, length=length)
+        for theirs, mine in zip(new._positions(), self._positions(), strict=True):
+            theirs[: self.num_slots, : self.length] = mine
+        new.block_masks[: self.num_slots] = self.block_masks
+        new.failed[: self.num_slots] = self.failed
+        return new
 
-def _padded(x: Tensor, more: tuple[int, int], value: float) -> Tensor:
-    """x [S, L, ...] with more[0] slots and more[1] positions added at the end."""
-    slots, positions = x.shape[0] + more[0], x.shape[1] + more[1]
-    padded = torch.full((slots, positions, *x.shape[2:]), value, dtype=x.dtype, device=x.device)
-    padded[: x.shape[0], : x.shape[1]] = x
-    return padded
+    def blank(self) -> Canvas:
+        """A canvas of the same shape with nothing active, for rehearsing a step: only the cell that pads is shared."""
+        new = Canvas.__new__(Canvas)
+        new.device, new.num_slots, new.length = self.device, self.num_slots, self.length
+        new.flat_tokens, new.flat_given = torch.zeros_like(self.flat_tokens), torch.zeros_like(self.flat_given)
+        # Without active positions every read and write is of the cell that pads, and these two are large.
+        new.flat_hidden, new.flat_previous = self.flat_hidden, self.flat_previous
+        new._set_up_dense()
+        return new
+
+    def _positions(self) -> tuple[Tensor, ...]:
+        """Everything that a position has, [S, L, ...] each."""
+        hidden, previous = self._dense(self.flat_hidden), self._dense(self.flat_previous)
+        return self.tokens, self.given, hidden, previous, self.state, self.age, self.locked_at, self.computed_at
+
+    def _dense(self, flat: Tensor) -> Tensor:
+        return flat[:-1].view(self.num_slots, self.length, *flat.shape[1:])

@@ -51,6 +51,7 @@ class LockNumbers:
         gate_scope: int64, a `GateScopeCode`.
         min_visible_steps: int64. `kl_both_visible`: bool.
         prompt_lock_step: int64; 0 where there is no prompt rule.
+        has_gate: whether any of the S has one, known on the host.
     """
 
     kl_threshold: Tensor
@@ -59,6 +60,7 @@ class LockNumbers:
     min_visible_steps: Tensor
     kl_both_visible: Tensor
     prompt_lock_step: Tensor
+    has_gate: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One denoising step over a batch of canvases: SureLock's Algorithm 1 (arXiv 2602.06412), its line numbers kept.
 
     6       rows = active positions, masked and unmasked alike
-    7-14    one forward of the rows; their keys and values are overwritten in their slots, nobody else's are
+    7-14    one forward of the rows; their keys and values are overwritten in place, nobody else's are
     15      posteriors, only of the rows that need one
     16      the unmasking policy commits tokens
     17-19   D = KL(p_t || p_{t-1}) and u = 1 - max p of the rows that may lock; no D on a request's first step
@@ -9,7 +9,8 @@
     21-23   the locking rule locks some of them
     24-25   nothing to do: a locked row's keys and values stay where they are because nobody writes there any more
 
-`forward` is an argument, so a step runs in tests against a scripted model.
+`compute` is lines 6 to 14 and `decide` the rest. Given a `Capacity`, neither ever waits for the device, so both can be
+captured as CUDA graphs. `forward` is an argument, so a step runs in tests against a scripted model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.canvas import Canvas, Mask, PositionState
+from surelock.decoding.packing import cells_of
 from surelock.decoding.proposal import RowParams, propose
 from surelock.decoding.protocols import (
     LockDecision,
@@ -38,10 +40,10 @@ from surelock.ops.step_kl import step_kl
 
 
 class Forward(Protocol):
-    """Runs the model over the rows of a canvas."""
+    """Runs the model over rows of a canvas."""
 
-    def __call__(self, canvas: Canvas, rows: Tensor) -> Tensor:
-        """Final hidden rows [R, d] of rows [R], positions of the flattened canvas in rising order; guided if asked."""
+    def __call__(self, canvas: Canvas, cells: Tensor) -> Tensor:
+        """Final hidden rows [R, d] of cells [R] in rising order, the last of which may pad; guided if asked."""
         ...
 
 
@@ -57,32 +59,66 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class StepKind:
+    """Which parts of a step any request of the batch needs. Known on the host, so that no step asks the device.
+
+    Attributes:
+        policies: names of the unmasking policies in use.
+        may_sample: a temperature is above 0.
+        may_lock: a request may lock in this step.
+        has_gate: one of those has a confidence gate.
+        measures_late: rows other than those that were candidates before the forward may need measuring, because a token
+            committed now may lock now or a percentile is over all active rows.
+    """
+
+    policies: frozenset[str] = frozenset({"low_confidence"})
+    may_sample: bool = False
+    may_lock: bool = True
+    has_gate: bool = False
+    measures_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Rows that a step has room for; None: exactly as many as there are, which waits for the device to count them.
+
+    Attributes:
+        rows: computed. `proposed`: that may get a token. `tested`: that may lock.
+    """
+
+    rows: int | None = None
+    proposed: int | None = None
+    tested: int | None = None
+
+
+EXACT = Capacity()
+
+
+@dataclass(frozen=True, slots=True)
 class StepPlan:
     """What this step is for each of the S slots; tensors [S].
 
     Attributes:
+        kind: what the host knows.
         step: int64, 1-based.
-        block_end: int64, positions before it may be committed.
-        quota: int64, tokens to commit.
+        counted_from, block_end: int64, positions between which the block's masks lie when it begins; those before
+            block_end may be committed.
+        block_steps, block_index: int64, steps of the block, and which of them this is, from 0.
         tests_locks: bool, whether this step may lock: never on the last one, whose output is already fixed.
-        may_lock: whether any slot may, known on the host.
-        measures_late: whether rows other than those that were candidates before the forward may need measuring, because
-            a token committed now may lock now or a percentile is over all active rows. Known on the host.
         seed: int64. `temperature`: float64. `allow_mask`: bool.
-        may_sample: whether any temperature is above 0, known on the host.
-        policy: {name of the unmasking policy: bool [S]}, only those in use.
+        policy: {name of an unmasking policy in use: bool [S]}.
         lock: the locking rule's numbers.
     """
 
+    kind: StepKind
     step: Tensor
+    counted_from: Tensor
     block_end: Tensor
-    quota: Tensor
+    block_steps: Tensor
+    block_index: Tensor
     tests_locks: Tensor
-    may_lock: bool
-    measures_late: bool
     seed: Tensor
     temperature: Tensor
-    may_sample: bool
     allow_mask: Tensor
     policy: Mapping[str, Tensor]
     lock: LockNumbers
@@ -90,124 +126,157 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step found; `apply` writes it to the canvas. Dense [S, L] unless said otherwise.
+    """What a step found and has written to the canvas. Dense [S, L] unless said otherwise.
 
     Attributes:
-        rows: positions computed; `row_index`: [R] int64, the same in the flattened canvas, in rising order.
-        hidden: [R, d], their final hidden rows.
-        age: after this step's forward.
-        committed: positions that got `token`; their probability is `confidence`.
+        rows: positions computed.
+        committed: positions that got their token, whose probability is `confidence`.
         kl: +inf where not measured.
         locked: positions locked now.
-        num_gate_blocked, num_proposed, num_scored: int64 [S]; the last two are rows whose logits were computed.
-        failed: bool [S], the model's output was not finite.
+        counts: int64 [8, S], see `StepCounts`.
     """
 
     rows: Mask
-    row_index: Tensor
-    hidden: Tensor
-    age: Tensor
     committed: Mask
-    token: Tensor
     confidence: Tensor
     kl: Tensor
     locked: Mask
-    num_gate_blocked: Tensor
-    num_proposed: Tensor
-    num_scored: Tensor
-    failed: Tensor
+    counts: Tensor
 
 
-def denoise_step(canvas: Canvas, plan: StepPlan, method: Method, forward: Forward) -> StepResult:
-    """Compute one step of every slot. The canvas is read, not written; `forward` overwrites keys and values."""
-    # 6
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    """One slot's column of `StepResult.counts`.
+
+    Attributes:
+        num_rows: positions computed. `num_active`: that will be in the next step.
+        num_proposed, num_scored: rows whose logits were computed to choose a token, and to test for locking.
+        num_gate_blocked: rows that passed the divergence test but not the confidence gate.
+        num_generated_locks: locks outside the prompt. `num_ghosts`: those whose token was never an input.
+        failed: the model's output was not finite.
+    """
+
+    num_rows: int
+    num_active: int
+    num_proposed: int
+    num_scored: int
+    num_gate_blocked: int
+    num_generated_locks: int
+    num_ghosts: int
+    failed: int
+
+
+def denoise_step(
+    canvas: Canvas, plan: StepPlan, method: Method, forward: Forward, capacity: Capacity = EXACT
+) -> StepResult:
+    """One step of every slot; the canvas is changed in place, and keys and values by `forward`."""
+    compute(canvas, method.selector, forward, capacity.rows)
+    return decide(canvas, plan, method, capacity)
+
+
+def compute(canvas: Canvas, selector: RowSelector, forward: Forward, num_rows: int | None) -> None:
+    """Lines 6 to 14: bring the hidden rows of the active positions up to date."""
+    cells = cells_of(selector.select(canvas), num_rows)
+    hidden = forward(canvas, cells)
+    canvas.flat_previous[cells] = canvas.flat_hidden[cells]
+    canvas.flat_hidden[cells] = hidden
+
+
+def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -> StepResult:
+    """Lines 15 to 25: commit tokens and lock positions, from the hidden rows that `compute` left."""
+    kind = plan.kind
     rows = method.selector.select(canvas)
     age = canvas.age + (rows & canvas.unmasked)
+    quota = _quota(canvas, plan)
     position = torch.arange(canvas.length, device=rows.device)
-    eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (plan.quota > 0).unsqueeze(1)
-    visible = age >= plan.lock.min_visible_steps.unsqueeze(1)
-    tests_locks = plan.tests_locks.unsqueeze(1)
+    eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (quota > 0).unsqueeze(1)
+    may_lock = rows & (age >= plan.lock.min_visible_steps.unsqueeze(1)) & plan.tests_locks.unsqueeze(1)
     has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
-    # Everything that waits for the device comes before the forward, so that what follows is launched while it runs.
-    row_index, eligible_index = _index(rows), _index(eligible)
-    settled = rows & canvas.unmasked & visible & tests_locks & has_previous
-    settled_index = _index(settled) if plan.may_lock and not plan.measures_late else None
-    # Of each position, which row it is; only meaningful where there is one.
-    row_of = rows.flatten().cumsum(0) - 1
-    # 7-14
-    hidden = forward(canvas, row_index)
     # 15
-    proposal, failed = _propose(hidden[row_of[eligible_index]], eligible_index, plan, method, canvas)
+    proposal = _propose(canvas, cells_of(eligible, capacity.proposed), plan, method)
+    failed = canvas.failed | proposal.confidence.isnan().any(1)
+    healthy = ~failed.unsqueeze(1)
     # 16
-    chosen = torch.zeros_like(eligible)
+    chosen = torch.zeros_like(rows)
     for name, slots in plan.policy.items():
-        chosen |= method.policies[name].select(proposal, eligible & slots.unsqueeze(1), plan.quota)
-    committed = chosen & (proposal.token != method.mask_token_id) & ~failed.unsqueeze(1)
+        chosen |= method.policies[name].select(proposal, eligible & slots.unsqueeze(1), quota)
+    committed = chosen & (proposal.token != method.mask_token_id) & healthy
     # 20, before 17-19 because few rows but candidates need D and u
-    candidates = rows & (canvas.unmasked | committed) & visible & tests_locks & ~failed.unsqueeze(1)
-    kl = torch.full(rows.shape, torch.inf, device=rows.device)
-    scored = torch.zeros_like(rows)
+    candidates = may_lock & (canvas.unmasked | committed) & healthy
+    measured = torch.zeros_like(rows)
+    kl = _flat(canvas, torch.inf)
 
     # 17-19
     def measure(where: Mask) -> Scores:
-        scored.copy_(where & has_previous if settled_index is None else settled)
-        index = _index(scored) if settled_index is None else settled_index
-        found = step_kl(hidden[row_of[index]], canvas.hidden.flatten(0, 1)[index], method.head)
-        kl.view(-1)[index] = found.kl
-        uncertainty = torch.full_like(kl, torch.inf)
-        uncertainty.view(-1)[index] = found.uncertainty
-        return Scores(kl, uncertainty)
+        measured.copy_((where if kind.measures_late else may_lock & canvas.unmasked) & has_previous)
+        cells = cells_of(measured, capacity.tested)
+        found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], method.head)
+        uncertainty = _flat(canvas, torch.inf)
+        kl[cells], uncertainty[cells] = found.kl, found.uncertainty
+        return Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
 
     # 21-23
-    if plan.may_lock:
+    if kind.may_lock:
         view = LockView(candidates, rows, age, canvas.given, plan.step)
         decision = method.locking.evaluate(view, plan.lock, measure)
     else:
         decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(plan.step))
-    return StepResult(
-        rows=rows,
-        row_index=row_index,
-        hidden=hidden,
-        age=age,
-        committed=committed,
-        token=proposal.token,
-        confidence=proposal.confidence,
-        kl=kl,
-        locked=decision.locked,
-        num_gate_blocked=decision.num_gate_blocked,
-        num_proposed=eligible.sum(1),
-        num_scored=scored.sum(1),
-        failed=failed,
+    locked = decision.locked
+    generated = locked & ~canvas.given
+    num_ghosts = (generated & (age == 0)).sum(1)
+
+    step = plan.step.unsqueeze(1).int()
+    canvas.tokens.copy_(torch.where(committed, proposal.token, canvas.tokens))
+    state = torch.where(committed, int(PositionState.UNMASKED), canvas.state)
+    canvas.state.copy_(torch.where(locked, int(PositionState.LOCKED), state))
+    canvas.locked_at.copy_(torch.where(locked, step, canvas.locked_at))
+    canvas.computed_at.copy_(torch.where(rows, step, canvas.computed_at))
+    canvas.age.copy_(age)
+    canvas.failed.copy_(failed)
+    # In the order of StepCounts.
+    counts = torch.stack(
+        (
+            rows.sum(1),
+            canvas.active.sum(1),
+            eligible.sum(1),
+            measured.sum(1),
+            decision.num_gate_blocked,
+            generated.sum(1),
+            num_ghosts,
+            failed.long(),
+        )
     )
+    return StepResult(rows, committed, proposal.confidence, _dense(canvas, kl), locked, counts)
 
 
-def apply(canvas: Canvas, result: StepResult, step: Tensor) -> None:
-    """Write what a step found to the canvas; step [S] is the 1-based number it had for each slot."""
-    canvas.tokens = torch.where(result.committed, result.token, canvas.tokens)
-    state = torch.where(result.committed, int(PositionState.UNMASKED), canvas.state)
-    canvas.state = torch.where(result.locked, int(PositionState.LOCKED), state).to(torch.uint8)
-    canvas.locked_at = torch.where(result.locked, step.unsqueeze(1).int(), canvas.locked_at)
-    canvas.age = result.age
-    canvas.hidden.view(-1, canvas.hidden.shape[2])[result.row_index] = result.hidden
-    canvas.computed_at = torch.where(result.rows, step.unsqueeze(1).int(), canvas.computed_at)
+def _quota(canvas: Canvas, plan: StepPlan) -> Tensor:
+    """Tokens to commit [S] (`schedule.quota`), from the masks the block began with, which are counted as it begins."""
+    position = torch.arange(canvas.length, device=canvas.device)
+    inside = (position >= plan.counted_from.unsqueeze(1)) & (position < plan.block_end.unsqueeze(1))
+    num_masks = torch.where(plan.block_index == 0, (canvas.masked & inside).sum(1), canvas.block_masks)
+    canvas.block_masks.copy_(num_masks)
+    # A slot without a request has no steps.
+    num_steps = plan.block_steps.clamp_min(1)
+    return num_masks // num_steps + (plan.block_index < num_masks % num_steps)
 
 
-def _index(mask: Mask) -> Tensor:
-    """Positions of the flattened canvas where mask [S, L] is set. Waits for the device."""
-    return mask.flatten().nonzero().squeeze(1)
-
-
-def _propose(hidden: Tensor, index: Tensor, plan: StepPlan, method: Method, canvas: Canvas) -> tuple[Proposal, Tensor]:
-    """Proposals of positions `index` [n] of the flattened canvas, whose hidden rows are [n, d], spread over [S, L].
-
-    And the slots [S] whose logits are not finite.
-    """
-    slot, position = index // canvas.length, index % canvas.length
+def _propose(canvas: Canvas, cells: Tensor, plan: StepPlan, method: Method) -> Proposal:
+    """Proposals of cells [n], dense; confidence is NaN where the logits are not finite."""
+    # Rows that pad take the numbers of the last slot.
+    slot, position = (cells // canvas.length).clamp_max(canvas.num_slots - 1), cells % canvas.length
     rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
-    row_token, row_confidence = propose(hidden, method.head, rows, method.mask_token_id, may_sample=plan.may_sample)
+    hidden = canvas.flat_hidden[cells]
+    token, confidence = torch.zeros_like(canvas.flat_tokens), _flat(canvas, -torch.inf)
+    token[cells], confidence[cells] = propose(
+        hidden, method.head, rows, method.mask_token_id, may_sample=plan.kind.may_sample
+    )
+    return Proposal(_dense(canvas, token), _dense(canvas, confidence), plan.seed, plan.step)
 
-    token = torch.zeros_like(canvas.tokens)
-    confidence = torch.full(canvas.tokens.shape, -torch.inf, device=index.device)
-    token.view(-1)[index] = row_token
-    confidence.view(-1)[index] = row_confidence
-    return Proposal(token, confidence, plan.seed, plan.step), confidence.isnan().any(1)
+
+def _flat(canvas: Canvas, value: float) -> Tensor:
+    """float32 [S L + 1]."""
+    return torch.full((canvas.pad + 1,), value, device=canvas.device)
+
+
+def _dense(canvas: Canvas, flat: Tensor) -> Tensor:
+    return flat[:-1].view(canvas.num_slots, canvas.length)

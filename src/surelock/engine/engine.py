@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from surelock.config import EngineConfig
-from surelock.decoding.canvas import Canvas
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockingRule
 from surelock.decoding.selection import AllActive
-from surelock.decoding.step import Method, StepResult, apply, denoise_step
+from surelock.decoding.step import Method, StepCounts
 from surelock.decoding.unmasking import POLICIES
-from surelock.engine.batching import step_plan
+from surelock.engine.device_batch import DeviceBatch, Replay
+from surelock.engine.free_memory import free_bytes
+from surelock.engine.graphs import Graphs
+from surelock.engine.memory import DEFAULT_MAX_ROWS, NUM_RESERVED, MemoryPlan, check_fits, plan_memory
+from surelock.engine.position_pool import PositionPool
 from surelock.engine.request import Request
-from surelock.engine.runner import Runner
 from surelock.engine.scheduler import Scheduler
-from surelock.engine.snapshot import Snapshot, take_snapshot
+from surelock.engine.snapshot import CanvasCopy, Snapshot
 from surelock.errors import EngineError, ParameterError, PromptError, shown_error
 from surelock.models.transformer import Transformer
+from surelock.ops.dispatch import is_fast
 from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step whose results are on their way.
+
+    Attributes:
+        slots: of the requests it ran.
+        counts: `StepResult.counts` on the host, once `done`.
+        canvases: of the slots somebody wants to see.
+        done: None on a CPU, where launching is running.
+    """
+
+    slots: dict[Request, int]
+    watched: frozenset[Request]
+    counts: Tensor
+    canvases: CanvasCopy | None
+    done: torch.cuda.Event | None
 
 
 class Engine:
@@ -32,8 +57,8 @@ class Engine:
     Args:
         model: the transformer.
         config: limits.
-        runner: an idle one to take over, with the memory and graphs it has.
         locking: a rule in place of `KLRule`; it is not asked for requests that never lock.
+        graphs: see `DeviceBatch`; by default captured graphs where the config and the device allow them.
     """
 
     def __init__(
@@ -41,42 +66,45 @@ class Engine:
         model: Transformer,
         config: EngineConfig | None = None,
         *,
-        runner: Runner | None = None,
         locking: LockingRule | None = None,
+        graphs: Replay | None = None,
     ) -> None:
         self.config = config or EngineConfig()
         self._model = model
-        self._scheduler = Scheduler(self.config.max_batch_size)
-        self._runner = runner or Runner(model, self.config)
+        # In float32 nothing may depend on the shape of a batch, and padding changes it.
+        if graphs is None and self.config.cuda_graphs and model.dtype != torch.float32 and is_fast(model.device):
+            graphs = Graphs(model.device, self.config.max_graphs)
+        method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
+        self._batch = DeviceBatch(model, method, graphs, poison=self.config.poison)
+        # Steps that are not captured wait for the device anyway.
+        self._runs_ahead = graphs is not None
+        self._memory = self._plan_memory()
+        self._pool = PositionPool(NUM_RESERVED, reserved=NUM_RESERVED)
+        self._scheduler = Scheduler(self.config.max_batch_size, self._memory.max_rows, self._pool)
+        self._launched: deque[_Launched] = deque()
+        # Requests that a launched step may still have results for.
+        self._expected: set[Request] = set()
         self._error: BaseException | None = None
-        self._canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
-        self._method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
         self._num_requests = 0
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether any request waits or runs."""
-        return self._scheduler.has_unfinished
+        """Whether any request waits or runs, or its results are on their way."""
+        return self._scheduler.has_unfinished or bool(self._launched)
 
-    def check(self, params: SamplingParams) -> None:
-        """Raise ParameterError if the lock threshold is below this model's rounding noise."""
-        lock = params.lock
-        if lock is None or lock.allow_noise_eps or self._model.dtype == torch.float32:
-            return
-        if 0 <= lock.kl_threshold < MIN_HALF_PRECISION_KL:
-            raise ParameterError(
-                f"lock.kl_threshold is {lock.kl_threshold:g}; on a {self._model.dtype} model anything below "
-                f"{MIN_HALF_PRECISION_KL:g} measures rounding: raise it, or set lock.allow_noise_eps"
-            )
+    @property
+    def has_failed(self) -> bool:
+        """Whether a step did not end, so that no other will begin."""
+        return self._error is not None
 
     def add_request(self, canvas_ids: Sequence[int | None], params: SamplingParams) -> Request:
         """Queue a canvas: canvas_ids is its prompt part (None = masked), params.max_tokens masks follow.
 
         Raises:
-            ParameterError: see `check`.
-            PromptError: the canvas is too long for the model, or nothing in it is masked.
+            ParameterError: see `check_params`.
+            PromptError: the canvas is too long for the model or for this engine's memory, or nothing in it is masked.
         """
-        self.check(params)
+        check_params(params, self._model)
         limit, num = self._model.config.max_sequence_length, len(canvas_ids) + params.max_tokens
         if num > limit:
             raise PromptError(f"the canvas has {num} positions; the model's limit is {limit}: shorten it")
@@ -84,6 +112,7 @@ class Engine:
             raise PromptError("the canvas has no masked position: raise max_tokens, or put None where to denoise")
         seed = secrets.randbits(63) if params.seed is None else params.seed
         request = Request(self._num_requests, tuple(canvas_ids), params, seed)
+        check_fits(self._memory, request.num_positions, request.num_streams)
         self._num_requests += 1
         self._scheduler.add(request)
         return request
@@ -91,6 +120,7 @@ class Engine:
     @torch.inference_mode()
     def abort_request(self, request: Request) -> None:
         """Drop a request at any step; one that is not here any more is ignored."""
+        self._expected.discard(request)
         if request in self._scheduler.running or request in self._scheduler.waiting:
             self._release(request)
 
@@ -98,7 +128,8 @@ class Engine:
     def step(self, *, watched: bool = True) -> list[Snapshot]:
         """One denoising step of every running request; finished ones (`Request.is_finished`) have left the batch.
 
-        Returns a snapshot of each, or only of the finished ones if nobody watched.
+        Returns a snapshot of each, or only of the finished ones if nobody watched. With captured graphs unwatched
+        results come one step late: a step is launched before the host has seen what the one before it did.
 
         Raises:
             EngineError: an earlier step did not end; what it left behind cannot be trusted.
@@ -106,77 +137,114 @@ class Engine:
         if self._error is not None:
             raise EngineError(f"this engine stopped at an earlier error ({shown_error(self._error)}): make a new one")
         try:
-            return self._step(watched)
+            self._admit()
+            is_running = bool(self._scheduler.running)
+            if is_running:
+                self._launch(watched)
+            num_behind = 1 if is_running and not watched and self._runs_ahead else 0
+            snapshots = []
+            while len(self._launched) > num_behind:
+                snapshots += self._collect(self._launched.popleft())
+            return snapshots
         except BaseException as error:
             self._error = error
             raise
 
-    def _step(self, watched: bool) -> list[Snapshot]:
-        self._admit()
+    @property
+    def num_graphs(self) -> int:
+        """Captured graphs there are."""
+        return self._batch.num_graphs
+
+    @torch.inference_mode()
+    def warm_up(self, num_rows: int) -> None:
+        """Capture what steps of up to num_rows rows need, so that none waits for it later. Nothing without graphs."""
+        self._batch.warm_up(num_rows)
+
+    def _launch(self, watched: bool) -> None:
         running = list(self._scheduler.running)
-        if not running:
-            return []
         for request in running:
-            self._advance(request)
-        plan = step_plan(running, self._canvas.num_slots, self._canvas.device)
-        result = denoise_step(self._canvas, plan, self._method, self._runner)
-        apply(self._canvas, result, plan.step)
-        self._count(running, result)
-        snapshots = [
-            take_snapshot(request, result, self._canvas) for request in running if watched or request.is_finished
-        ]
-        for request in running:
+            request.num_launched += 1
+        result = self._batch.launch(running)
+        slots = {request: request.slot for request in running if request.slot is not None}
+        ends = [request for request in running if request.num_launched == request.num_steps]
+        shown = running if watched else ends
+        canvases = CanvasCopy(self._batch.canvas, result, [slots[request] for request in shown]) if shown else None
+        counts = result.counts.to("cpu", non_blocking=True, copy=True)
+        done = None
+        if self._model.device.type == "cuda":
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+        self._launched.append(_Launched(slots, frozenset(shown), counts, canvases, done))
+        self._expected.update(running)
+        for request in ends:
+            self._release(request)
+
+    def _collect(self, launched: _Launched) -> list[Snapshot]:
+        if launched.done is not None:
+            launched.done.synchronize()
+        counts = launched.counts.T.tolist()
+        snapshots = []
+        for request, slot in launched.slots.items():
+            # It was aborted, or failed in the step before this one.
+            if request not in self._expected:
+                continue
+            request.count(StepCounts(*counts[slot]))
+            if request in launched.watched:
+                assert launched.canvases is not None
+                snapshots.append(launched.canvases.snapshot(request, slot))
+            elif request.is_finished:
+                # It failed before its last step; nothing of it has changed since, nor will.
+                canvases = CanvasCopy(self._batch.canvas, None, [slot])
+                if launched.done is not None:
+                    torch.cuda.synchronize(self._model.device)
+                snapshots.append(canvases.snapshot(request, slot))
             if request.is_finished:
-                self._release(request)
+                self._expected.discard(request)
+                if request.slot is not None:
+                    self._release(request)
         return snapshots
 
     def _admit(self) -> None:
+        waiting, running = self._scheduler.waiting, self._scheduler.running
+        if not waiting:
+            return
+        coming = [*running, *islice(waiting, self.config.max_batch_size - len(running))]
+        wanted = NUM_RESERVED + sum(request.num_positions * request.num_streams for request in coming)
+        if wanted > self._pool.capacity:
+            # Twice as much, because captured graphs go when the pool moves.
+            self._pool.grow(min(max(wanted, 2 * self._pool.capacity), self._memory.num_positions))
         admitted = self._scheduler.admit()
         if not admitted:
             return
-        num_slots = 1 + max(request.slot for request in admitted if request.slot is not None)
-        self._canvas.grow(num_slots, max(request.num_positions for request in admitted))
-        self._runner.start(admitted, self._canvas.length)
-        mask_token_id = self._model.config.mask_token_id
+        self._batch.make_room(len(coming), max(request.num_positions for request in coming), self._pool.capacity)
         for request in admitted:
-            assert request.slot is not None
-            ids = torch.tensor(request.token_ids(mask_token_id), dtype=torch.int64, device=self._canvas.device)
-            self._canvas.put(request.slot, ids, ids == mask_token_id)
-
-    def _advance(self, request: Request) -> None:
-        request.step += 1
-        block, index = request.schedule.locate(request.step)
-        if index == 0:
-            request.num_block_masks = int(self._canvas.masked[request.slot, block.counted_from : block.end].sum())
-
-    def _count(self, running: Sequence[Request], result: StepResult) -> None:
-        generated = result.locked & ~self._canvas.given
-        # [7, S], in one wait for the device.
-        counts = torch.stack(
-            (
-                result.rows.sum(1),
-                result.num_proposed,
-                result.num_scored,
-                result.num_gate_blocked,
-                (generated & (result.age == 0)).sum(1),
-                generated.sum(1),
-                result.failed.long(),
-            )
-        ).tolist()
-        for request in running:
-            num_rows, num_proposed, num_scored, num_blocked, num_ghosts, num_generated, failed = (
-                column[request.slot] for column in counts
-            )
-            request.active_rows.append(num_rows)
-            request.num_proposed.append(num_proposed)
-            request.num_scored.append(num_scored)
-            request.num_gate_blocked += num_blocked
-            request.num_ghosts += num_ghosts
-            request.num_generated_locks += num_generated
-            request.failed = bool(failed)
+            self._batch.put(request)
 
     def _release(self, request: Request) -> None:
         if request.slot is not None:
-            self._canvas.clear(request.slot)
-            self._runner.finish(request.slot)
+            self._batch.remove(request)
         self._scheduler.release(request)
+
+    def _plan_memory(self) -> MemoryPlan:
+        model, config = self._model, self.config
+        return plan_memory(
+            model.config,
+            model.dtype,
+            free_bytes=free_bytes(model.device),
+            fraction=config.memory_fraction,
+            max_rows=config.max_rows or DEFAULT_MAX_ROWS,
+            max_positions=NUM_RESERVED + 2 * config.max_batch_size * model.config.max_sequence_length,
+            device_type=model.device.type,
+        )
+
+
+def check_params(params: SamplingParams, model: Transformer) -> None:
+    """Raise ParameterError if the lock threshold is below this model's rounding noise."""
+    lock = params.lock
+    if lock is None or lock.allow_noise_eps or model.dtype == torch.float32:
+        return
+    if 0 <= lock.kl_threshold < MIN_HALF_PRECISION_KL:
+        raise ParameterError(
+            f"lock.kl_threshold is {lock.kl_threshold:g}; on a {model.dtype} model anything below "
+            f"{MIN_HALF_PRECISION_KL:g} measures rounding: raise it, or set lock.allow_noise_eps"
+        )

@@ -1,128 +1,77 @@
-"""The forward of R rows as a captured CUDA graph, so that a step is one launch instead of hundreds.
+"""Parts of a step as captured CUDA graphs, so that a part is one launch instead of hundreds.
 
-A graph has fixed shapes. Rows are padded to the next bucket with rows that read and write only the scratch slot, and
-spans to a fixed number with empty ones; everything else about a batch is data that is copied in before a replay. Active
-rows of a request never grow, so a run walks down the buckets.
+A graph has fixed shapes and addresses. Rows are padded to the next bucket with rows that touch nothing of any request;
+everything else about a step is data at a fixed place. Active rows of a request never grow, so a run walks down the
+buckets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from surelock.models.row_batch import LayerKV, RowBatch
-from surelock.models.transformer import Transformer
-from surelock.ops.row_attention import RowSpan, Spans
-
-# The KV slot that padding rows read and write.
-SCRATCH_SLOT = 0
 
 
 def bucket(num_rows: int) -> int:
     """Rows that num_rows is padded to: a sixteenth of them at most, or 31 where rows cost next to nothing."""
     if num_rows <= 64:
-        return max(8, 1 << (num_rows - 1).bit_length())
+        return 0 if num_rows == 0 else max(8, 1 << (num_rows - 1).bit_length())
     step = max(32, 1 << (num_rows.bit_length() - 5))
     return -(-num_rows // step) * step
-
-
-def padded_spans(spans: Sequence[RowSpan], num_rows: int, num_spans: int) -> list[RowSpan]:
-    """Spans that cover num_rows rows, num_spans of them: a padding span in the scratch slot, then empty ones."""
-    padding = num_rows - sum(span.num_rows for span in spans)
-    assert padding >= 0
-    empty = num_spans - len(spans) - 1
-    assert empty >= 0
-    return [*spans, RowSpan(SCRATCH_SLOT, padding, 1), *[RowSpan(SCRATCH_SLOT, 0, 1)] * empty]
 
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
     graph: torch.cuda.CUDAGraph
-    hidden: Tensor
+    output: Any
 
 
-class GraphedForward:
-    """`Transformer.hidden` over one set of slots, captured once for each row bucket it meets.
+class Graphs:
+    """Captured functions by key, the least recently used of which goes when there are more than max_graphs."""
 
-    Args:
-        model: on a CUDA device, in half precision.
-        kv: its slots; SCRATCH_SLOT must not belong to any request.
-        max_spans: spans a batch may have.
-    """
-
-    def __init__(self, model: Transformer, kv: Sequence[LayerKV], max_spans: int) -> None:
-        self._model = model
-        self._kv = kv
-        self._num_spans = max_spans + 1
-        self._graphs: dict[int, _Captured] = {}
+    def __init__(self, device: torch.device, max_graphs: int) -> None:
+        self._device = device
+        self._max_graphs = max_graphs
+        self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._pool: Any = None
-        self._rows = torch.zeros((3, 0), dtype=torch.int64, device=model.device)
-        # row starts, slots, numbers of keys; the first has one column more.
-        self._table = torch.zeros((3, self._num_spans + 1), dtype=torch.int32, device=model.device)
 
-    @property
-    def num_graphs(self) -> int:
-        """Buckets captured so far."""
-        return len(self._graphs)
+    def __len__(self) -> int:
+        return len(self._captured)
 
-    @torch.inference_mode()
-    def __call__(self, batch: RowBatch) -> Tensor:
-        """Hidden rows [R, d]; a view that the next call overwrites."""
-        assert batch.spans.host is not None
-        num_rows = batch.token_ids.shape[0]
-        size = bucket(num_rows)
-        self._make_room(size)
-        self._fill(torch.stack((batch.token_ids, batch.positions, batch.slots)), batch.spans.host, size)
-        captured = self._graphs.get(size)
-        if captured is None:
-            captured = self._graphs[size] = self._capture(size)
+    def clear(self) -> None:
+        """Drop all, because something they hold the address of has moved."""
+        self._captured.clear()
+        self._pool = None
+
+    def prepare(self, key: Hashable, function: Callable[[], object], rehearse: Callable[[], object]) -> None:
+        """Capture function() under this key, if that has not been done.
+
+        rehearse() runs the same kernels on the same shapes without consequences: kernels compile and libraries
+        initialise outside of a capture.
+        """
+        if key not in self._captured:
+            self._captured[key] = self._capture(function, rehearse)
+            if len(self._captured) > self._max_graphs:
+                self._captured.popitem(last=False)
+        self._captured.move_to_end(key)
+
+    def run(self, key: Hashable) -> Any:
+        """Launch what was captured; its output, which the next run of any key may overwrite."""
+        captured = self._captured[key]
         captured.graph.replay()
-        return captured.hidden[:num_rows]
+        return captured.output
 
-    @torch.inference_mode()
-    def warm_up(self, max_rows: int) -> None:
-        """Capture every bucket up to max_rows that is not there yet, largest first, so that the rest fit in."""
-        sizes = {bucket(num_rows) for num_rows in range(1, max_rows + 1)}
-        self._make_room(max(sizes))
-        for size in sorted(sizes - self._graphs.keys(), reverse=True):
-            self._fill(self._rows[:, :0], (), size)
-            self._graphs[size] = self._capture(size)
-
-    def _make_room(self, size: int) -> None:
-        if size > self._rows.shape[1]:
-            # A captured graph reads the buffer it was captured with.
-            self._graphs.clear()
-            self._rows = torch.zeros((3, size), dtype=torch.int64, device=self._model.device)
-
-    def _fill(self, rows: Tensor, host_spans: Sequence[RowSpan], size: int) -> None:
-        """Copy rows [3, R] (tokens, positions, slots) and their spans to where a graph of `size` rows reads them."""
-        num_rows = rows.shape[1]
-        self._rows[:, :num_rows].copy_(rows)
-        self._rows[:, num_rows:size].zero_()
-        spans = padded_spans(host_spans, size, self._num_spans)
-        starts = [0, *accumulate(span.num_rows for span in spans)]
-        columns = [starts, [span.slot for span in spans] + [0], [span.num_keys for span in spans] + [0]]
-        self._table.copy_(torch.tensor(columns, dtype=torch.int32).pin_memory(), non_blocking=True)
-
-    def _capture(self, size: int) -> _Captured:
-        tokens, positions, slots = self._rows[:, :size]
-        row_starts, span_slots, num_keys = self._table
-        length = self._kv[0].keys.shape[1]
-        spans = Spans(None, row_starts, span_slots[:-1], num_keys[:-1], min(size, length))
-        batch = RowBatch(tokens, positions, slots, spans)
-        # Kernels compile and libraries initialise outside the capture.
-        stream = torch.cuda.Stream(self._model.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._model.device))
+    def _capture(self, function: Callable[[], object], rehearse: Callable[[], object]) -> _Captured:
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
-            self._model.hidden(batch, self._kv)
-        torch.cuda.current_stream(self._model.device).wait_stream(stream)
+            rehearse()
+        torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            hidden = self._model.hidden(batch, self._kv)
+            output = function()
         self._pool = self._pool or graph.pool()
-        return _Captured(graph, hidden)
+        return _Captured(graph, output)

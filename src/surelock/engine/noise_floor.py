@@ -34,9 +34,9 @@ def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int) -> to
     batch = RowBatch(
         torch.tensor(list(token_ids) * num_copies, device=model.device),
         torch.arange(num, device=model.device).repeat(num_copies),
-        torch.arange(num_copies, device=model.device).repeat_interleave(num),
-        Spans.of([RowSpan(slot, num, num) for slot in range(num_copies)], model.device),
+        torch.arange(num_copies * num, device=model.device),
+        Spans.of([RowSpan(copy * num, num, num) for copy in range(num_copies)], model.device),
     )
-    shape = (num_copies, num, config.num_kv_heads, config.head_dim)
+    shape = (num_copies * num, config.num_kv_heads, config.head_dim)
     kv = LayerKV(*(torch.empty(shape, dtype=model.dtype, device=model.device) for _ in range(2)))
     return model.hidden(batch, [kv] * config.num_layers)[:num]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from surelock.decoding.schedule import Schedule, plan
+from surelock.decoding.step import StepCounts
+from surelock.engine.bounds import MaskBounds
 from surelock.params import LockParams, SamplingParams
 
 NEVER = LockParams(kl_threshold=-1.0)
@@ -19,11 +21,14 @@ class Request:
         id: counts the engine's requests from 0.
         canvas_ids: the prompt part of the canvas, None where masked; max_tokens masks follow.
         seed: of its noise.
-        slot: where its canvas, keys and values live; None while it waits.
-        step: steps done.
-        num_block_masks: masks the current block started with.
-        active_rows, num_proposed, num_scored: per step: positions computed, and rows whose logits were computed for
-            unmasking and for locking.
+        slot: where its canvas lives; None while it waits and when it has left.
+        kv_starts: first place of each stream's keys and values.
+        num_gaps: masked positions among canvas_ids.
+        bounds: of its masks in each step.
+        num_launched: steps that were handed to the device; the results of the last one may not be here yet.
+        num_rows_bound: rows of all its streams that its next step computes at most; active rows never grow.
+        active_rows, num_proposed, num_scored: per step done: positions computed, and rows whose logits were computed
+            for unmasking and for locking.
     """
 
     id: int
@@ -31,19 +36,28 @@ class Request:
     params: SamplingParams
     seed: int
     slot: int | None = None
-    step: int = 0
-    num_block_masks: int = 0
-    active_rows: list[int] = field(default_factory=list)
-    num_proposed: list[int] = field(default_factory=list)
-    num_scored: list[int] = field(default_factory=list)
-    num_gate_blocked: int = 0
-    num_ghosts: int = 0
-    num_generated_locks: int = 0
-    failed: bool = False
+    kv_starts: tuple[int, ...] = ()
+    num_gaps: int = field(init=False)
     schedule: Schedule = field(init=False)
+    bounds: MaskBounds = field(init=False)
 
     def __post_init__(self) -> None:
-        self.schedule = plan(self.params, len(self.canvas_ids), self.num_gaps)
+        self.num_gaps = sum(token is None for token in self.canvas_ids)
+        self.schedule = plan(self.params, self.num_prompt, self.num_gaps)
+        self.bounds = MaskBounds.of(self.schedule, self.num_prompt, self.num_gaps, self.params.allow_mask)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all steps. They would be the same again: nothing about them depends on when they run."""
+        self.num_launched = 0
+        self.num_rows_bound = self.num_positions * self.num_streams
+        self.active_rows: list[int] = []
+        self.num_proposed: list[int] = []
+        self.num_scored: list[int] = []
+        self.num_gate_blocked = 0
+        self.num_ghosts = 0
+        self.num_generated_locks = 0
+        self.failed = False
 
     @property
     def num_prompt(self) -> int:
@@ -51,14 +65,14 @@ class Request:
         return len(self.canvas_ids)
 
     @property
-    def num_gaps(self) -> int:
-        """Masked positions among them."""
-        return sum(token is None for token in self.canvas_ids)
-
-    @property
     def num_positions(self) -> int:
         """N, the length of the canvas."""
         return self.num_prompt + self.params.max_tokens
+
+    @property
+    def num_streams(self) -> int:
+        """2 under guidance, which computes an unconditional stream too, else 1."""
+        return 2 if self.params.cfg_scale > 0 else 1
 
     @property
     def num_steps(self) -> int:
@@ -66,14 +80,14 @@ class Request:
         return self.schedule.num_steps
 
     @property
-    def is_finished(self) -> bool:
-        """Whether its last step is done, or it failed."""
-        return self.failed or self.step == self.num_steps
+    def step(self) -> int:
+        """Steps whose results are known."""
+        return len(self.active_rows)
 
     @property
-    def is_guided(self) -> bool:
-        """Whether a second, unconditional stream is computed."""
-        return self.params.cfg_scale > 0
+    def is_finished(self) -> bool:
+        """Whether the results of its last step are known, or it failed."""
+        return self.failed or self.step == self.num_steps
 
     @property
     def uses_seed(self) -> bool:
@@ -85,7 +99,23 @@ class Request:
         """Its lock parameters, with a rule that never locks standing for None."""
         return self.params.lock or NEVER
 
+    @property
+    def tests_locks(self) -> bool:
+        """Whether the step launched last may lock: never the last one, whose output is already fixed."""
+        return not self.lock.is_never and self.num_launched < self.num_steps
+
     def token_ids(self, mask_token_id: int) -> list[int]:
         """The whole canvas before the first step."""
         given: Sequence[int] = [mask_token_id if token is None else token for token in self.canvas_ids]
         return [*given, *[mask_token_id] * self.params.max_tokens]
+
+    def count(self, counts: StepCounts) -> None:
+        """Take in the results of one more step."""
+        self.active_rows.append(counts.num_rows)
+        self.num_proposed.append(counts.num_proposed)
+        self.num_scored.append(counts.num_scored)
+        self.num_gate_blocked += counts.num_gate_blocked
+        self.num_ghosts += counts.num_ghosts
+        self.num_generated_locks += counts.num_generated_locks
+        self.failed = bool(counts.failed)
+        self.num_rows_bound = counts.num_active * self.num_streams

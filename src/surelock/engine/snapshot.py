@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from surelock.decoding.canvas import Canvas, PositionState
 from surelock.decoding.step import StepResult
@@ -30,20 +35,40 @@ class Snapshot:
     kl: dict[int, float]
 
 
-def take_snapshot(request: Request, result: StepResult, canvas: Canvas) -> Snapshot:
-    """Copy one request's part of a step to the host; `canvas` already has the step applied."""
-    slot = request.slot
-    assert slot is not None
-    num = request.num_positions
-    committed = result.committed[slot, :num].nonzero().squeeze(1)
-    kl = result.kl[slot, :num]
-    measured = kl.isfinite().nonzero().squeeze(1)
-    return Snapshot(
-        request=request,
-        tokens=canvas.tokens[slot, :num].tolist(),
-        masked=(canvas.state[slot, :num] == PositionState.MASKED).tolist(),
-        locked_at=[step or None for step in canvas.locked_at[slot, :num].tolist()],
-        committed=list(zip(committed.tolist(), result.confidence[slot, committed].tolist(), strict=True)),
-        locked=result.locked[slot, :num].nonzero().squeeze(1).tolist(),
-        kl=dict(zip(measured.tolist(), kl[measured].tolist(), strict=True)),
-    )
+class CanvasCopy:
+    """The canvases of some slots as one step left them, on their way to the host.
+
+    Args:
+        canvas, result: after the step, before anything else was launched. Without a result: only the canvas.
+        slots: at least one.
+    """
+
+    def __init__(self, canvas: Canvas, result: StepResult | None, slots: Sequence[int]) -> None:
+        index = torch.tensor(slots)
+        if canvas.device.type == "cuda":
+            index = index.pin_memory().to(canvas.device, non_blocking=True)
+        nothing = torch.zeros_like(canvas.state)
+        infinite = torch.full_like(canvas.state, torch.inf, dtype=torch.float32)
+        committed, locked = (nothing, nothing) if result is None else (result.committed, result.locked)
+        confidence, kl = (infinite, infinite) if result is None else (result.confidence, result.kl)
+        # [5, slots, L] and [2, slots, L], 32 bits each, so that one copy takes all.
+        integers = [x[index].int() for x in (canvas.tokens, canvas.state, canvas.locked_at, committed, locked)]
+        reals = [x[index].view(torch.int32) for x in (confidence, kl)]
+        self._host: Tensor = torch.stack(integers + reals).to("cpu", non_blocking=True)
+        self._row_of = {slot: row for row, slot in enumerate(slots)}
+
+    def snapshot(self, request: Request, slot: int) -> Snapshot:
+        """Of the request that had this slot; only once the device is past the copy."""
+        own = self._host[:, self._row_of[slot], : request.num_positions].numpy()
+        tokens, state, locked_at, committed, locked = own[:5]
+        confidence, kl = own[5:].view(np.float32)
+        new, measured = committed.nonzero()[0], np.isfinite(kl).nonzero()[0]
+        return Snapshot(
+            request=request,
+            tokens=tokens.tolist(),
+            masked=(state == PositionState.MASKED).tolist(),
+            locked_at=[step or None for step in locked_at.tolist()],
+            committed=list(zip(new.tolist(), confidence[new].tolist(), strict=True)),
+            locked=locked.nonzero()[0].tolist(),
+            kl=dict(zip(measured.tolist(), kl[measured].tolist(), strict=True)),
+        )

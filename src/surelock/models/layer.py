@@ -1,4 +1,4 @@
-"""One transformer layer over R rows. It knows rows, slots and positions; it has no branch on any decoding method."""
+"""One transformer layer over R rows. It knows rows and places; it has no branch on any decoding method."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class TransformerLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The residual stream x + delta [R, hidden_size] through this layer, given back as such a sum.
 
-        The sum is left open so that adding and norming are one pass. The rows' keys and values in their slots are
+        The sum is left open so that adding and norming are one pass. The rows' keys and values in the pool are
         overwritten.
         """
         normed, x = self.attn_norm.add(x, delta)
-        q = rope_store(self._qkv(normed), *rotation, batch.positions, batch.slots, kv.keys, kv.values)
+        q = rope_store(self._qkv(normed), *rotation, batch.places, kv.keys, kv.values)
         attended = row_attention(q, kv.keys, kv.values, batch.spans)
         normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
         return x, self.down(swiglu(self.gate_up(normed)))

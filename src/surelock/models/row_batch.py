@@ -16,19 +16,19 @@ class RowBatch:
     Attributes:
         token_ids: [R] int64, the current token of each row's position.
         positions: [R] int64, index into the canvas.
-        slots: [R] int64, slot that holds the request's keys and values.
-        spans: the same grouping, once for each stream of a request.
+        places: [R] int64, where in the pool the position's keys and values are.
+        spans: the rows grouped by request, once for each stream of it, with the places of all its keys.
     """
 
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
+    places: Tensor
     spans: Spans
 
 
 @dataclass(frozen=True, slots=True)
 class LayerKV:
-    """Keys (rotated) and values of every slot in one layer: [num_slots, length, num_kv_heads, head_dim] each."""
+    """Keys (rotated) and values of all requests in one layer: [num_places, num_kv_heads, head_dim] each."""
 
     keys: Tensor
     values: Tensor

@@ -76,7 +76,7 @@ class Transformer(nn.Module):
 
     @torch.inference_mode()
     def hidden(self, batch: RowBatch, kv: Sequence[LayerKV]) -> Tensor:
-        """Hidden rows after the final norm, [R, hidden_size]; every layer's slots are updated in place."""
+        """Hidden rows after the final norm, [R, hidden_size]; every layer's keys and values are updated in place."""
         x = self.embed(batch.token_ids)
         rotation = self.rotation(batch.positions)
         delta: Tensor | None = None
@@ -92,10 +92,10 @@ class Transformer(nn.Module):
         batch = RowBatch(
             ids,
             torch.arange(num, device=self.device),
-            torch.zeros_like(ids),
+            torch.arange(num, device=self.device),
             Spans.of([RowSpan(0, num, num)], self.device),
         )
-        shape = (1, num, self.config.num_kv_heads, self.config.head_dim)
+        shape = (num, self.config.num_kv_heads, self.config.head_dim)
         empty = torch.empty(shape, dtype=self.dtype, device=self.device)
         return head_logits(self.hidden(batch, [LayerKV(empty, empty.clone())] * self.config.num_layers), self.lm_head)
 

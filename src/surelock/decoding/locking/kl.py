@@ -27,12 +27,17 @@ class KLRule:
         due = (numbers.prompt_lock_step > 0) & (view.step >= numbers.prompt_lock_step)
         by_prompt_rule = candidates & view.given & due.unsqueeze(1)
 
+        # Only rows whose divergence decides something; but a percentile needs its population.
+        wanted = comparable & ~by_prompt_rule
+        if not numbers.has_gate:
+            scores = measure(wanted)
+            stable = comparable & (scores.kl <= numbers.kl_threshold.unsqueeze(1))
+            return LockDecision(stable | by_prompt_rule, torch.zeros_like(view.step))
+
         gated = numbers.percentile.isfinite().unsqueeze(1)
         scope = numbers.gate_scope.unsqueeze(1)
-        # Without a gate only rows whose divergence decides something are measured; a percentile needs its population.
         everything = torch.where(scope == GateScopeCode.ACTIVE, view.rows & candidates.any(1, keepdim=True), candidates)
-        scores = measure(torch.where(gated, everything, comparable & ~by_prompt_rule))
-
+        scores = measure(torch.where(gated, everything, wanted))
         stable = comparable & (scores.kl <= numbers.kl_threshold.unsqueeze(1))
         population = torch.where(scope == GateScopeCode.KL_PASSING, stable, everything)
         limit = percentile(scores.uncertainty, population, numbers.percentile).unsqueeze(1)

@@ -19,7 +19,9 @@ class RandomOrder:
 
     def select(self, proposal: Proposal, candidates: Mask, quota: Tensor) -> Mask:
         """See `UnmaskingPolicy.select`."""
-        slot, position = candidates.nonzero(as_tuple=True)
-        order = torch.zeros(candidates.shape, dtype=torch.float64, device=candidates.device)
-        order[candidates] = uniform(proposal.seed[slot], proposal.step[slot], position, 1, Purpose.ORDER).squeeze(1)
+        num_slots, length = candidates.shape
+        # Of every position, so that nobody has to ask the device which ones are candidates.
+        position = torch.arange(length, device=candidates.device).repeat(num_slots)
+        seed, step = (x.repeat_interleave(length) for x in (proposal.seed, proposal.step))
+        order = uniform(seed, step, position, 1, Purpose.ORDER).view(num_slots, length)
         return take_top(order, candidates, quota)

@@ -18,14 +18,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
-def rope_store(
-    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, slots: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
+def rope_store(qkv: Tensor, cos: Tensor, sin: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Rotated queries; shapes in the package's docstring."""
-    num_kv_heads, head_dim = keys.shape[2:]
+    num_kv_heads, head_dim = keys.shape[1:]
     q, k, v = qkv.reshape(len(qkv), qkv.shape[1] // head_dim, head_dim).tensor_split(
         (-2 * num_kv_heads, -num_kv_heads), dim=1
     )
-    keys.index_put_((slots, positions), rotate(k, cos, sin))
-    values.index_put_((slots, positions), v)
+    keys.index_put_((places,), rotate(k, cos, sin))
+    values.index_put_((places,), v)
     return rotate(q, cos, sin)

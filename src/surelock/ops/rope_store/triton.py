@@ -1,4 +1,4 @@
-"""One program a row: queries are rotated where they lie, keys and values go straight to their slot."""
+"""One program a row: queries are rotated where they lie, keys and values go straight to their place."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def _rotated(first, second, cos, sin, ROUND: tl.constexpr):
 
 @triton.jit
 def rope_store_kernel(
-    qkv, cos, sin, positions, slots, keys, values, slot_stride, position_stride,
+    qkv, cos, sin, places, keys, values, place_stride,
     H: tl.constexpr, HKV: tl.constexpr, HALF: tl.constexpr,
     BH: tl.constexpr, BHKV: tl.constexpr, BHALF: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
     """One row: its H query heads, then its HKV key and value heads. BH, BHKV, BHALF are the next powers of two."""
     i_row = tl.program_id(0).to(tl.int64)
-    i_position, i_slot = tl.load(positions + i_row), tl.load(slots + i_row)
+    i_place = tl.load(places + i_row)
     o_half = tl.arange(0, BHALF)
     m_half = o_half < HALF
     # [1, D / 2]
@@ -54,31 +54,29 @@ def rope_store_kernel(
     m_k = (o_head < HKV) & m_half[None, :]
     p_k = p_row + (H + o_head) * 2 * HALF + o_half[None, :]
     p_v = p_k + HKV * 2 * HALF
-    o_slot = i_slot * slot_stride + i_position * position_stride + o_head * 2 * HALF + o_half[None, :]
+    o_place = i_place * place_stride + o_head * 2 * HALF + o_half[None, :]
     # [H_kv, D / 2] each
     b_first = tl.load(p_k, mask=m_k, other=0.0)
     b_second = tl.load(p_k + HALF, mask=m_k, other=0.0)
     b_first, b_second = _rotated(b_first, b_second, b_cos, b_sin, ROUND)
-    tl.store(keys + o_slot, b_first.to(qkv.dtype.element_ty), mask=m_k)
-    tl.store(keys + o_slot + HALF, b_second.to(qkv.dtype.element_ty), mask=m_k)
-    tl.store(values + o_slot, tl.load(p_v, mask=m_k, other=0.0), mask=m_k)
-    tl.store(values + o_slot + HALF, tl.load(p_v + HALF, mask=m_k, other=0.0), mask=m_k)
+    tl.store(keys + o_place, b_first.to(qkv.dtype.element_ty), mask=m_k)
+    tl.store(keys + o_place + HALF, b_second.to(qkv.dtype.element_ty), mask=m_k)
+    tl.store(values + o_place, tl.load(p_v, mask=m_k, other=0.0), mask=m_k)
+    tl.store(values + o_place + HALF, tl.load(p_v + HALF, mask=m_k, other=0.0), mask=m_k)
 
 
-def rope_store(
-    qkv: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, slots: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
+def rope_store(qkv: Tensor, cos: Tensor, sin: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Rotated queries, a view of qkv; shapes in the package's docstring."""
-    num_kv_heads, head_dim = keys.shape[2:]
+    num_kv_heads, head_dim = keys.shape[1:]
     num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
     assert keys.stride() == values.stride()
-    assert keys.stride()[2:] == (head_dim, 1)
+    assert keys.stride()[1:] == (head_dim, 1)
     assert qkv.is_contiguous()
     assert cos.is_contiguous()
     assert sin.is_contiguous()
     if qkv.shape[0]:
         rope_store_kernel[(qkv.shape[0],)](
-            qkv, cos, sin, positions, slots, keys, values, keys.stride(0), keys.stride(1),
+            qkv, cos, sin, places, keys, values, keys.stride(0),
             H=num_heads, HKV=num_kv_heads, HALF=head_dim // 2,
             BH=triton.next_power_of_2(num_heads), BHKV=triton.next_power_of_2(num_kv_heads),
             BHALF=triton.next_power_of_2(head_dim // 2), ROUND=cos.element_size() < 4,

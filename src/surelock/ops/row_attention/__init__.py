@@ -1,10 +1,10 @@
-"""Attention from packed rows to the whole slots of their requests: ragged queries, dense keys, no causal mask.
+"""Attention from packed rows to all keys of their requests: ragged queries, dense keys, no causal mask.
 
 Contract: `row_attention(queries, keys, values, spans) -> [R, num_heads, head_dim]`
     queries  [R, num_heads, head_dim], rows of one span next to each other
-    keys, values  [num_slots, length, num_kv_heads, head_dim]; num_kv_heads divides num_heads
-    spans  for each: its slot, its number of rows (0 allowed) and how many keys of the slot are valid
-Elements of a slot at or beyond its number of keys are never read (tests poison them with NaN). Scale 1/sqrt(head_dim).
+    keys, values  [num_places, num_kv_heads, head_dim], one pool for all requests; num_kv_heads divides num_heads
+    spans  for each: its number of rows (0 allowed) and the places, next to each other, of the keys they attend to
+Places of no span are never read (tests poison them with NaN). Scale 1/sqrt(head_dim).
 
 `reference` runs anywhere; `varlen`, torch's own FlashAttention, on a CUDA device in half precision.
 """
@@ -21,7 +21,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def row_attention(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans) -> Tensor:
-    """Softmax attention of every row to all valid keys of its slot; shapes in the package's docstring."""
+    """Softmax attention of every row to all keys of its span; shapes in the package's docstring."""
     fast = is_fast(queries.device) and queries.dtype in _HALF and queries.shape[0] > 0
     return (varlen if fast else reference)(queries, keys, values, spans)
 
