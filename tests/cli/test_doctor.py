@@ -59,6 +59,16 @@ def test_no_tokenizer_is_a_problem(run: Run, library: FakeLibrary) -> None:
     assert result.exit_code == 1
 
 
+def test_ops_of_a_cuda_device_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fast, expected in (
+        (True, "triton for add_norm, rope_store, step_kl, swiglu, token_stats;"),
+        (False, "reference"),
+    ):
+        monkeypatch.setattr("surelock.ops.dispatch.is_fast", lambda device, fast=fast: fast)
+        assert doctor_module._kernels(has_cuda=True).startswith(expected)
+    assert doctor_module._kernels(has_cuda=False).startswith("reference")
+
+
 def test_old_torch_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_module, "MIN_TORCH", (99, 0))
     assert "pip install 'torch>=99.0'" in run("doctor").stdout

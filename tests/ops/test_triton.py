@@ -5,21 +5,37 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import surelock.ops
 from surelock.ops.add_norm import reference as add_norm_reference
-from surelock.ops.dispatch import choose, is_fast
+from surelock.ops.dispatch import TRITON_OPS, choose, is_fast
+from surelock.ops.noise import gumbel as gumbel_reference
 from surelock.ops.rope_store import reference as rope_store_reference
+from surelock.ops.step_kl import reference as kl_reference
 from surelock.ops.swiglu import reference as swiglu_reference
+from surelock.ops.token_stats import reference as token_stats_reference
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
 
+import triton
+import triton.language as tl
+
 from surelock.ops.add_norm.triton import add_norm
+from surelock.ops.noise.triton import gumbel
 from surelock.ops.rope_store.triton import rope_store
+from surelock.ops.special.triton import expm1, log1p
+from surelock.ops.step_kl.triton import kl_from_logits
 from surelock.ops.swiglu.triton import swiglu
+from surelock.ops.token_stats.triton import token_stats
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -87,6 +103,130 @@ def test_rope_store(
     for ours, theirs in zip(kept, expected_kept, strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan()), "only the rows' own elements are written"
         assert_close(ours, theirs)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that was never written holds NaN, or an id that no vocabulary has."""
+    empty = torch.empty
+
+    def poison(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = empty(*args, **kwargs)
+        return made.fill_(torch.nan if made.is_floating_point() else -(1 << 30))
+
+    monkeypatch.setattr(torch, "empty", poison)
+
+
+# (rows, ids): one piece, several, a last piece of one id, and enough rows for long pieces.
+LOGIT_SHAPES = [(0, 5), (1, 1), (2, 2), (3, 40), (2, 1024), (3, 1025), (2, 2500), (17, 40), (17, 4097)]
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", LOGIT_SHAPES)
+@pytest.mark.parametrize("may_sample", [False, True])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+def test_token_stats(shape: tuple[int, int], may_sample: bool, dtype: torch.dtype) -> None:
+    num_rows, size = shape
+    generator = torch.Generator().manual_seed(num_rows + size)
+    # Rows that lie further apart than they are long; few different values, so that many tie.
+    wide = (2 * torch.randn(num_rows, size + 3, generator=generator)).to(torch.float16 if size < 50 else dtype)
+    logits = wide.to(DEVICE, dtype)[:, :size]
+    logits[:, 1::7] = -torch.inf
+    for row, bad in ((5, torch.nan), (6, torch.inf), (7, -torch.inf)):
+        logits[row : row + 1, size // 2] = bad
+    logits[8:9] = -torch.inf
+    logits[9:10] = torch.nan
+    logits[10:11, -1] = 60.0
+    logits[11:12] = 0.0
+    index = torch.arange(num_rows)
+    arguments: dict[str, Any] = {
+        "mask_token_id": size // 2,
+        "allow_mask": (index % 2 == 0).to(DEVICE),
+        "temperature": torch.where(index % 3 == 0, 0.0, 0.7 * may_sample).double().to(DEVICE),
+        "key": torch.randint(-(2**63), 2**63 - 1, (num_rows,), generator=generator).to(DEVICE),
+        "may_sample": may_sample,
+    }
+    with np.errstate(all="ignore"):
+        found = token_stats(logits, **arguments)
+    expected = token_stats_reference(logits, **arguments)
+    finite = ~expected.probability.isnan()
+    assert torch.equal(found.token[finite], expected.token[finite])
+    assert not len(found.token) or 0 <= int(found.token.min()) <= int(found.token.max()) < size
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-7, equal_nan=True)
+
+
+@pytest.mark.parametrize("rounding", [torch.float16, torch.bfloat16])
+def test_token_stats_of_rounded_logits(rounding: torch.dtype) -> None:
+    logits = 3 * random(1, 3, 700, dtype=torch.float32)
+    if DEVICE.type == "cpu" and rounding is torch.bfloat16:
+        # The interpreter cuts off where a device rounds; values that bfloat16 has are the same either way.
+        logits = logits.bfloat16().float()
+    rows: dict[str, Any] = {
+        "allow_mask": torch.ones(3, dtype=torch.bool, device=DEVICE),
+        "may_sample": False,
+        "mask_token_id": 0,
+    }
+    rows |= {"temperature": torch.zeros(3, device=DEVICE).double(), "key": torch.zeros(3, device=DEVICE).long()}
+    found = token_stats(logits, **rows, rounding=rounding)
+    for ours, theirs in zip(found, token_stats_reference(logits.to(rounding), **rows), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("shape", LOGIT_SHAPES)
+@pytest.mark.parametrize("change", [0.0, 1e-3, 0.3, 30.0])
+def test_kl_from_logits(shape: tuple[int, int], change: float) -> None:
+    num_rows, size = shape
+    logits, noise = random(2, num_rows, size, dtype=torch.float32), random(3, num_rows, size, dtype=torch.float32)
+    # Rows that lie further apart than they are long.
+    logits = torch.cat((4 * logits, logits), 1)[:, :size]
+    previous = logits + change * noise
+    previous[5:6, size // 3] = torch.nan
+    logits[6:7, size // 2] = torch.nan
+    logits[7:8, size // 2] = torch.inf
+    with np.errstate(all="ignore"):
+        found = kl_from_logits(logits, previous)
+    expected = kl_reference(logits, previous)
+    torch.testing.assert_close(found.kl, expected.kl, rtol=1e-5, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(found.uncertainty, expected.uncertainty, rtol=1e-5, atol=1e-12, equal_nan=True)
+    assert found.kl.isnan().nonzero().flatten().tolist() == [5, 6, 7][: max(0, num_rows - 5)]
+    if change == 0:
+        assert found.kl.nan_to_num().tolist() == [0.0] * num_rows
+    exact = torch.nn.functional.kl_div(
+        previous.double().log_softmax(1), logits.double().log_softmax(1), reduction="none", log_target=True
+    ).sum(1)
+    near = exact < 1
+    assert not near.any() or float((found.kl - exact)[near].abs().max()) < 1e-6
+
+
+@triton.jit
+def functions_kernel(x, key, small, minus_one, log_one_plus, noise):  # type: ignore[no-untyped-def]
+    index = tl.arange(0, 1024)
+    tl.store(minus_one + index, expm1(tl.load(x + index).to(tl.float32)))
+    tl.store(log_one_plus + index, log1p(tl.load(small + index)))
+    tl.store(noise + index, gumbel(tl.load(key), index.to(tl.int64)))
+
+
+@pytest.mark.parametrize("key", [0, -1, 2**63 - 1, -(2**63), 123456789])
+def test_functions_inside_kernels(key: int) -> None:
+    x = torch.cat((torch.linspace(-5, 5, 512), torch.logspace(-12, 0, 256), -torch.logspace(-12, 0, 256))).to(DEVICE)
+    small = torch.cat((torch.logspace(-14, 3, 768), -torch.logspace(-14, -1, 256))).double().to(DEVICE)
+    minus_one, log_one_plus, noise = torch.empty_like(x), torch.empty_like(small), torch.empty_like(small)
+    keys = torch.tensor([key], device=DEVICE)
+    functions_kernel[(1,)](x, keys, small, minus_one, log_one_plus, noise)
+    torch.testing.assert_close(minus_one.double(), x.double().expm1(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(log_one_plus, small.log1p(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(noise, gumbel_reference(keys, 1024)[0], rtol=1e-12, atol=1e-14)
+
+
+def test_every_op_that_is_listed_has_its_twin() -> None:
+    listed = {op: import_module(f"surelock.ops.{op}").reference.__name__ for op in TRITON_OPS}
+    for op, name in listed.items():
+        assert callable(getattr(import_module(f"surelock.ops.{op}.triton"), name))
+    folders = {path.parent.name for path in Path(str(surelock.ops.__path__[0])).glob("*/triton.py")}
+    # These two only serve the kernels of the others.
+    assert folders - {"noise", "special"} == set(TRITON_OPS)
 
 
 def test_a_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,10 +129,11 @@ def _kernels(has_cuda: bool) -> str:
         return "reference, plain PyTorch: the CPU has no other"
     import torch
 
-    from surelock.ops.dispatch import is_fast
+    from surelock.ops.dispatch import TRITON_OPS, is_fast
 
     if is_fast(torch.device("cuda")):
-        return "triton, and torch's own ragged attention in half precision; each forward one captured graph"
+        ops = ", ".join(TRITON_OPS)
+        return f"triton for {ops}; torch's own ragged attention in half precision; each forward one captured graph"
     return "reference, plain PyTorch: triton is missing, or SURELOCK_OPS=reference is set"
 
 

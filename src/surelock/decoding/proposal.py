@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surelock.decoding.noise import gumbel
+from surelock.decoding.noise import Purpose, row_key
 from surelock.ops.head_logits import Head, head_logits
+from surelock.ops.token_stats import token_stats
 
 # Rows of one [rows, V] part of the logits: enough to be worth reading the head for, and in cache at small V.
 LOGIT_ROWS = 256
-# Rows of one part of the float64 noise, which stays in cache at small V and never grows with the canvas.
-NOISE_ROWS = 16
+CUDA_LOGIT_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +34,28 @@ def propose(
     mask_token_id: int,
     *,
     may_sample: bool = True,
-    part_rows: int = LOGIT_ROWS,
+    part_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Token int64 [n] and confidence float32 [n] of hidden rows [n, d].
 
     token = argmax(logits + temperature * Gumbel) over all ids but MASK (MASK too where allow_mask); confidence = its
     probability under the raw full-vocabulary softmax, NaN if the row's logits are not finite. may_sample=False says
-    that no temperature is above 0, which spares asking the device.
+    that no temperature is above 0, which spares asking the device. part_rows logits are held at a time.
     """
     tokens = torch.empty(hidden.shape[0], dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+    # Nobody reads the key of a row that is not sampled.
+    key = row_key(rows.seed, rows.step, rows.position, Purpose.TOKEN) if may_sample else rows.seed
+    part_rows = part_rows or (CUDA_LOGIT_ROWS if hidden.is_cuda else LOGIT_ROWS)
     for start in range(0, hidden.shape[0], part_rows):
         part = slice(start, start + part_rows)
-        logits = head_logits(hidden[part], head)
-        # Not exp(logit - logsumexp): its rounding would swamp the differences between nearly certain rows.
-        probability = logits.softmax(1)
-        logits[:, mask_token_id].masked_fill_(~rows.allow_mask[part], -torch.inf)
-        tokens[part] = _choose(logits, rows, part) if may_sample else logits.argmax(1)
-        confidence[part] = probability.gather(1, tokens[part].unsqueeze(1)).squeeze(1)
+        stats = token_stats(
+            head_logits(hidden[part], head),
+            mask_token_id=mask_token_id,
+            allow_mask=rows.allow_mask[part],
+            temperature=rows.temperature[part],
+            key=key[part],
+            may_sample=may_sample,
+        )
+        tokens[part], confidence[part] = stats.token, stats.probability
     return tokens, confidence
-
-
-def _choose(logits: Tensor, rows: RowParams, part: slice) -> Tensor:
-    tokens = logits.argmax(1)
-    temperature = rows.temperature[part]
-    noisy = (temperature > 0).nonzero().squeeze(1)
-    for first in range(0, len(noisy), NOISE_ROWS):
-        index = noisy[first : first + NOISE_ROWS]
-        seed, step, position = rows.seed[part][index], rows.step[part][index], rows.position[part][index]
-        noise = gumbel(seed, step, position, logits.shape[1])
-        tokens[index] = (logits[index] + temperature[index].unsqueeze(1) * noise).argmax(1)
-    return tokens

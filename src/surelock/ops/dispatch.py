@@ -11,10 +11,13 @@ from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+# Folders of the ops that have a twin in triton.py.
+TRITON_OPS: Final = ("add_norm", "rope_store", "step_kl", "swiglu", "token_stats")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,12 +35,12 @@ def _is_fast(device_type: str) -> bool:
 
 
 def choose(op: str, reference: Callable[P, T]) -> Callable[P, T]:
-    """The op `surelock.ops.<op>.<op>`: `reference`, or its twin in triton.py, by the device of the first argument."""
+    """An op of folder `op`: `reference`, or the function of that name in triton.py, by the first argument's device."""
 
     @cache
     def fast() -> Callable[P, T]:
         # Imported on first use: triton is not there on every machine.
-        function: Callable[P, T] = getattr(import_module(f"surelock.ops.{op}.triton"), op)
+        function: Callable[P, T] = getattr(import_module(f"surelock.ops.{op}.triton"), reference.__name__)
         return function
 
     @wraps(reference)

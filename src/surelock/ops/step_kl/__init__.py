@@ -1,10 +1,17 @@
-"""How far posteriors moved since the preceding step, from hidden rows instead of stored posteriors.
+"""How far posteriors moved since the preceding step.
 
-Contract: `step_kl(hidden [n, d], previous [n, d], head) -> StepKL(kl [n], uncertainty [n])`, float32:
-kl = KL(softmax(head(hidden)) || softmax(head(previous))) in nats, >= 0; uncertainty = 1 - max softmax(head(hidden)),
-formed without subtracting from 1. The vocabulary is read once in parts, so nothing of size n x V is kept.
+Contract: `kl_from_logits(logits [n, V], previous [n, V]) -> StepKL(kl [n], uncertainty [n])`, all float32, logits
+contiguous along the vocabulary, n may be 0: kl = KL(softmax(logits) || softmax(previous)) in nats, >= 0, within 1e-6 of
+float64 below 1 and exactly 0 for equal logits; uncertainty = 1 - max softmax(logits), formed without subtracting from
+1. The vocabulary is read once. A row with NaN or +inf in logits has NaN for both, one with them in previous NaN for
+kl. The Triton version asks nothing of the host and can be captured in a CUDA graph.
+
+`step_kl(hidden [n, d], previous [n, d], head) -> StepKL` is the same from hidden rows, with the products with the head
+done here in parts, so that stored posteriors are not needed and on a CPU nothing of size n x V is kept.
 """
 
-from surelock.ops.step_kl.reference import StepKL, step_kl
+from surelock.ops.step_kl.from_hidden import kl_from_logits, step_kl
+from surelock.ops.step_kl.reference import StepKL
+from surelock.ops.step_kl.reference import kl_from_logits as reference
 
-__all__ = ["StepKL", "step_kl"]
+__all__ = ["StepKL", "kl_from_logits", "reference", "step_kl"]

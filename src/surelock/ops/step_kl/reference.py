@@ -9,18 +9,16 @@ overflow, and the plain one, A1 / A0 + c - log sum exp z + log sum exp z', is ex
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from surelock.ops.head_logits import Head, copies_head, head_logits_float32
-
 # Elements of one [rows, tokens] part: 8 MiB of float32, 64 MiB on a CUDA device, where every part costs launches.
 PART_ELEMENTS = 1 << 21
 CUDA_PART_ELEMENTS = 1 << 24
-# Its tokens at most, where the part of the head is copied in float32.
-PART_TOKENS = 1 << 13
 FAR_APART = 1.0
 
 
@@ -30,27 +28,30 @@ class StepKL(NamedTuple):
     kl: Tensor
     uncertainty: Tensor
 
+    @classmethod
+    def empty(cls, num_rows: int, device: torch.device) -> StepKL:
+        """Uninitialised."""
+        return cls(*(torch.empty(num_rows, dtype=torch.float32, device=device) for _ in cls._fields))
 
-def step_kl(hidden: Tensor, previous: Tensor, head: Head, *, part_elements: int | None = None) -> StepKL:
+
+def kl_from_logits(logits: Tensor, previous: Tensor) -> StepKL:
     """KL(p_t || p_{t-1}) and 1 - max p_t of n rows; shapes in the package's docstring."""
-    num_rows = hidden.shape[0]
+    num_rows, num_tokens = logits.shape
     if num_rows == 0:
-        empty = hidden.new_zeros(0, dtype=torch.float32)
-        return StepKL(empty, empty)
-    part_elements = part_elements or (CUDA_PART_ELEMENTS if hidden.is_cuda else PART_ELEMENTS)
-    width = max(1, part_elements // num_rows)
-    if copies_head(hidden):
-        width = min(width, PART_TOKENS)
-    starts = range(0, head.vocab_size, width)
-    both = torch.cat((hidden, previous))
-    state = _part(both, head.part(0, width))
-    for start in starts[1:]:
-        state = _merge(state, _part(both, head.part(start, start + width)))
+        return StepKL.empty(0, logits.device)
+    width = max(1, (CUDA_PART_ELEMENTS if logits.is_cuda else PART_ELEMENTS) // num_rows)
+    parts = (slice(start, start + width) for start in range(0, num_tokens, width))
+    return of_parts((logits[:, part], previous[:, part]) for part in parts)
+
+
+def of_parts(parts: Iterable[Sequence[Tensor]]) -> StepKL:
+    """The same, of logits and previous logits [n, tokens] of consecutive parts of the vocabulary, one at a time."""
+    state = reduce(_merge, (_part(logits, old_logits) for logits, old_logits in parts))
     total = state.others + 1.0
     near = state.drift / total + torch.log1p(state.excess / total)
     far = state.drift / total + state.centre - state.top - total.log() + state.previous
-    # Rounding can leave -1e-8 for equal posteriors; NaN must stay NaN.
-    kl = torch.where(far > FAR_APART, far, near).clamp_min(0.0)
+    # Rounding can leave -1e-8 for equal posteriors; NaN must stay NaN, also where only `far` is.
+    kl = torch.where(far <= FAR_APART, near, far).clamp_min(0.0)
     return StepKL(kl, state.others / total)
 
 
@@ -65,14 +66,14 @@ class _Partial(NamedTuple):
     previous: Tensor  # log sum exp z'
 
 
-def _part(both: Tensor, head: Head) -> _Partial:
+def _part(logits: Tensor, old_logits: Tensor) -> _Partial:
     # [n, tokens of this part] each
-    logits, old_logits = head_logits_float32(both, head).chunk(2)
     change = logits - old_logits
     top, index = logits.max(dim=1, keepdim=True)
     centre = change.gather(1, index)
     offset = logits - top
-    weight = offset.exp().scatter_(1, index, 0.0)
+    # 0 for the top token, and NaN if its logit is not finite.
+    weight = offset.exp().scatter_(1, index, offset.gather(1, index))
     change -= centre
     drift = (weight * change).sum(1)
     excess = _excess(offset, change, weight).sum(1)

@@ -1,0 +1,1 @@
+"""Functions that Triton kernels need and Triton lacks; `triton.py` holds them."""
