@@ -32,7 +32,7 @@ import triton.language as tl
 from surelock.ops.add_norm.triton import add_norm
 from surelock.ops.noise.triton import gumbel
 from surelock.ops.rope_store.triton import rope_store
-from surelock.ops.special.triton import expm1, log1p
+from surelock.ops.special.triton import SERIES_LIMIT, expm1_series, log1p
 from surelock.ops.step_kl.triton import kl_from_logits
 from surelock.ops.swiglu.triton import swiglu
 from surelock.ops.token_stats.triton import token_stats
@@ -203,14 +203,15 @@ def test_kl_from_logits(shape: tuple[int, int], change: float) -> None:
 @triton.jit
 def functions_kernel(x, key, small, minus_one, log_one_plus, noise):  # type: ignore[no-untyped-def]
     index = tl.arange(0, 1024)
-    tl.store(minus_one + index, expm1(tl.load(x + index).to(tl.float32)))
+    tl.store(minus_one + index, expm1_series(tl.load(x + index)))
     tl.store(log_one_plus + index, log1p(tl.load(small + index)))
     tl.store(noise + index, gumbel(tl.load(key), index.to(tl.int64)))
 
 
 @pytest.mark.parametrize("key", [0, -1, 2**63 - 1, -(2**63), 123456789])
 def test_functions_inside_kernels(key: int) -> None:
-    x = torch.cat((torch.linspace(-5, 5, 512), torch.logspace(-12, 0, 256), -torch.logspace(-12, 0, 256))).to(DEVICE)
+    small = SERIES_LIMIT.value * torch.logspace(-12, 0, 256)
+    x = torch.cat((torch.linspace(-SERIES_LIMIT.value, SERIES_LIMIT.value, 512), small, -small)).to(DEVICE)
     small = torch.cat((torch.logspace(-14, 3, 768), -torch.logspace(-14, -1, 256))).double().to(DEVICE)
     minus_one, log_one_plus, noise = torch.empty_like(x), torch.empty_like(small), torch.empty_like(small)
     keys = torch.tensor([key], device=DEVICE)

@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from surelock.ops.special.triton import expm1, log1p
+from surelock.ops.special.triton import SERIES_LIMIT, expm1_series, log1p
 from surelock.ops.step_kl.reference import FAR_APART, StepKL
 
 # Tokens of one piece: short so that few rows fill the device, long so that many rows spend little on merging.
 SHORT_PIECE = 1024
-LONG_PIECE = 4096
+LONG_PIECE = 2048
 FEW_ROWS = 16
 # float32 numbers that describe one piece.
 NUM_SUMS = tl.constexpr(7)
@@ -23,7 +23,7 @@ def _excess(offset, change, weight):
     """weight * expm1(-change) with weight = exp(offset), finite where exp(-change) alone would overflow."""
     moved = offset - change
     moved = tl.exp(tl.where(moved > 80.0, 80.0, moved))
-    return tl.where(tl.abs(change) < 0.35, weight * expm1(-change), moved - weight)
+    return tl.where(tl.abs(change) < SERIES_LIMIT, weight * expm1_series(-change), moved - weight)
 
 
 @triton.jit
@@ -39,10 +39,12 @@ def piece_kernel(logits, previous, stride, previous_stride, sums, size, num_piec
     # Maxima pass over NaN here as on the device, and NaN reaches the sums instead.
     b_number = tl.where(b_z == b_z, b_z, -float("inf"))
     top = tl.max(b_number, 0)
-    m_top = o_id == tl.min(tl.where(b_number == top, o_id, size), 0)
-    b_change = tl.where(m_id, b_z - b_old, 0.0)
-    centre = tl.sum(tl.where(m_top, b_change, 0.0), 0)
-    b_change = tl.where(m_id, b_change - centre, 0.0)
+    top_id = tl.min(tl.where(b_number == top, o_id, size), 0)
+    m_top = o_id == top_id
+    # Read again: cheaper than finding it among the lanes.
+    centre = tl.load(logits + i_row * stride + top_id).to(tl.float32)
+    centre -= tl.load(previous + i_row * previous_stride + top_id).to(tl.float32)
+    b_change = tl.where(m_id, (b_z - b_old) - centre, 0.0)
     b_offset = tl.where(m_id, b_z - top, -float("inf"))
     # top - top is 0, and NaN if the top is not finite.
     b_weight = tl.where(m_top, b_offset, tl.exp(b_offset))
