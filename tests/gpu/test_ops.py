@@ -42,6 +42,7 @@ def token_stats_of(
 def captured(op: Callable[[], TokenStats | StepKL]) -> tuple[torch.cuda.CUDAGraph, TokenStats | StepKL]:
     """Warm up, then capture. Any wait for the host inside would raise."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         op()
     torch.cuda.current_stream().wait_stream(stream)

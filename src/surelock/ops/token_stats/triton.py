@@ -52,7 +52,7 @@ def piece_kernel(
 
     # A greedy row's best is its top, but where that may be MASK.
     score, token = top, top_id
-    leaves_out = (mask_token_id // BLOCK == i_piece) & (tl.load(allow_mask + i_row) == 0)
+    leaves_out = (i_piece == mask_token_id // BLOCK) & (tl.load(allow_mask + i_row) == 0)
     if leaves_out:
         b_number = tl.where(o_id == mask_token_id, -float("inf"), b_number)
         score, token = _best(b_number, o_id, size)
