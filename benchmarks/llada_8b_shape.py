@@ -44,6 +44,7 @@ class ScriptedLock:
     """Locks the leftmost candidates until the next step has as many active rows as the script says."""
 
     active_rows: Tensor
+    needs_scores: bool = True
 
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """See `LockingRule.evaluate`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surelock.errors import shown, shown_error
+from surelock import errors
+from surelock.errors import SureLockError, shown, shown_error
 
 HUGE = 10**5000
 # Not st.just(HUGE), which hypothesis cannot print either.
@@ -70,3 +72,15 @@ def test_anything_is_one_short_line(value: Any) -> None:
 )
 def test_shown_error(error: Exception, expected: str) -> None:
     assert shown_error(error) == expected
+
+
+def test_the_tree_of_errors_is_the_one_described() -> None:
+    described = {
+        match[1]: match[2]
+        for match in re.finditer(r"^\W*(\w+Error)\b.*?(?:also an? (\w+))?\)?$", str(errors.__doc__), re.M)
+    }
+    defined = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SureLockError)]
+    assert described.keys() == {kind.__name__ for kind in defined}
+    for kind in defined:
+        assert not described[kind.__name__] or described[kind.__name__] in {base.__name__ for base in kind.__mro__}
+        assert str(kind("one line")) == "one line"

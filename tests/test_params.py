@@ -103,7 +103,29 @@ def test_defaults_and_the_papers_rule() -> None:
     assert SamplingParams(stop=["a"]).stop == ("a",)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", [0, -1, 10**6, True, 2.0])
-def test_bad_batch_size(size: Any) -> None:
-    with pytest.raises(ParameterError, match="max_batch_size is"):
-        EngineConfig(max_batch_size=size)
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("max_batch_size", [0, -1, 1025, 10**5000, True, 2.0, None, "8"], "an integer from 1 to 1024"),
+        ("max_rows", [0, -1, (1 << 20) + 1, True, 4096.0, "all"], "an integer from 1 to 1048576"),
+        ("max_graphs", [0, -1, (1 << 16) + 1, False, 1.5, None], "an integer from 1 to 65536"),
+        (
+            "memory_fraction",
+            [0, -0.5, 1.01, float("nan"), float("inf"), True, None, "90%"],
+            "a number above 0, up to 1",
+        ),
+        ("cuda_graphs", [None, 1, "no"], "true or false"),
+        ("poison", [None, 0], "true or false"),
+    ],
+)
+def test_bad_engine_config(name: str, values: list[Any], expected: str) -> None:
+    for value in values:
+        with pytest.raises(ParameterError, match=f"^{name} is .*; it must be {expected}$") as caught:
+            EngineConfig(**{name: value})
+        assert len(str(caught.value)) < 200
+
+
+def test_limits_of_engine_config_are_accepted() -> None:
+    EngineConfig(max_batch_size=1, max_rows=1, memory_fraction=1e-6, max_graphs=1, cuda_graphs=False, poison=True)
+    EngineConfig(max_batch_size=1024, max_rows=1 << 20, memory_fraction=1, max_graphs=1 << 16)
+    assert EngineConfig().max_rows is None

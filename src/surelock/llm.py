@@ -237,6 +237,8 @@ class LLM:
             while engine.has_unfinished:
                 for snapshot in engine.step(watched=watched):
                     request = snapshot.request
+                    if request.error is not None:
+                        raise request.error
                     output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
                     yield step_update(snapshot, index_of[request], self.config, output)
         finally:

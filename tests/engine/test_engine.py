@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,13 +13,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surelock.config import EngineConfig
+from surelock.decoding.step import StepResult
+from surelock.engine.device_batch import DeviceBatch
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
-from surelock.errors import EngineError, ParameterError, PromptError
+from surelock.errors import EngineError, OutOfMemoryError, ParameterError, PromptError
 from surelock.models.layer import TransformerLayer
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
+from tests.engine.replayed import Replayed
 from tests.tiny import MASK, VOCAB, tiny_model
 
 EAGER = LockParams(kl_threshold=50.0)
@@ -150,15 +154,73 @@ def test_an_interrupted_engine_refuses_to_go_on(monkeypatch: pytest.MonkeyPatch)
     engine.step()
 
     def fail(*_: object) -> None:
-        raise MemoryError("no more")
+        raise OSError("no more")
 
     with monkeypatch.context() as patched:
         patched.setattr(engine._batch.kv, "grow", fail)
         engine.add_request(prompt(2, 40), SamplingParams(max_tokens=4))
-        with pytest.raises(MemoryError):
+        with pytest.raises(OSError, match="no more"):
             engine.step()
-    with pytest.raises(EngineError, match=r"MemoryError: no more.*make a new one"):
+    with pytest.raises(EngineError, match=r"OSError: no more.*make a new one"):
         engine.step()
+
+
+@pytest.mark.parametrize("graphs", [None, Replayed()])
+def test_memory_that_runs_out_is_survived_with_fewer_rows(
+    monkeypatch: pytest.MonkeyPatch, graphs: Replayed | None
+) -> None:
+    model = tiny_model()
+    wanted = [(prompt(seed, 10 + seed), SamplingParams(max_tokens=8 + seed, lock=EAGER)) for seed in range(6)]
+    expected = []
+    for each in wanted:
+        alone = Engine(model)
+        request = alone.add_request(*each)
+        expected.append(finish(alone)[request].tokens)
+
+    launch = DeviceBatch.launch
+    num_rows_run: list[int] = []
+
+    def scarce(self: DeviceBatch, running: Sequence[Request]) -> StepResult:
+        num_rows = sum(request.num_rows_bound for request in running)
+        if num_rows > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        num_rows_run.append(num_rows)
+        return launch(self, running)
+
+    monkeypatch.setattr(DeviceBatch, "launch", scarce)
+    engine = Engine(model, EngineConfig(poison=True), graphs=graphs)
+    requests = [engine.add_request(*each) for each in wanted]
+    final = {}
+    while engine.has_unfinished:
+        final.update({s.request: s.tokens for s in engine.step(watched=False) if s.request.is_finished})
+    assert [final[request] for request in requests] == expected
+    # Locking frees rows, and the next request uses them.
+    assert max(num_rows_run) > 23
+    assert engine._pool.num_free == engine._pool.capacity - 1
+
+
+def test_one_request_that_memory_cannot_hold_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    launch = DeviceBatch.launch
+
+    def scarce(self: DeviceBatch, running: Sequence[Request]) -> StepResult:
+        if sum(request.num_rows_bound for request in running) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return launch(self, running)
+
+    monkeypatch.setattr(DeviceBatch, "launch", scarce)
+    engine = Engine(model, EngineConfig(poison=True))
+    small, large, last = (
+        engine.add_request(prompt(seed, length), SamplingParams(max_tokens=10))
+        for seed, length in ((1, 5), (2, 60), (3, 5))
+    )
+    final = finish(engine)
+    assert set(final) == {small, large, last}
+    assert large.failed
+    assert isinstance(large.error, OutOfMemoryError)
+    assert "memory ran out for a canvas of 70 positions" in str(large.error)
+    assert not small.failed
+    assert not last.failed
 
 
 def test_canvases_that_cannot_be_decoded_are_refused_at_the_door() -> None:

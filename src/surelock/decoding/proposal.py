@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.noise import Purpose, row_key
-from surelock.ops.head_logits import Head, head_logits
+from surelock.ops.head_logits import Head, rounded_logits
 from surelock.ops.token_stats import token_stats
 
 # Rows of one [rows, V] part of the logits: enough to be worth reading the head for, and in cache at small V.
@@ -25,6 +25,11 @@ class RowParams:
     position: Tensor
     temperature: Tensor
     allow_mask: Tensor
+
+
+def row_keys(rows: RowParams, *, may_sample: bool) -> Tensor:
+    """Keys [n] of the rows' noise; nobody reads those of rows that are not sampled."""
+    return row_key(rows.seed, rows.step, rows.position, Purpose.TOKEN) if may_sample else rows.seed
 
 
 def propose(
@@ -44,18 +49,18 @@ def propose(
     """
     tokens = torch.empty(hidden.shape[0], dtype=torch.int64, device=hidden.device)
     confidence = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-    # Nobody reads the key of a row that is not sampled.
-    key = row_key(rows.seed, rows.step, rows.position, Purpose.TOKEN) if may_sample else rows.seed
+    key = row_keys(rows, may_sample=may_sample)
     part_rows = part_rows or (CUDA_LOGIT_ROWS if hidden.is_cuda else LOGIT_ROWS)
     for start in range(0, hidden.shape[0], part_rows):
         part = slice(start, start + part_rows)
         stats = token_stats(
-            head_logits(hidden[part], head),
+            rounded_logits(hidden[part], head),
             mask_token_id=mask_token_id,
             allow_mask=rows.allow_mask[part],
             temperature=rows.temperature[part],
             key=key[part],
             may_sample=may_sample,
+            choice_only=True,
         )
         tokens[part], confidence[part] = stats.token, stats.probability
     return tokens, confidence

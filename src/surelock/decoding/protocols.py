@@ -122,6 +122,11 @@ class UnmaskingPolicy(Protocol):
 class LockingRule(Protocol):
     """Which active unmasked positions stop being computed."""
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it measures anything; only then are rows measured together with those that choose tokens."""
+        ...
+
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """Lock a subset of view.candidates.
 

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from surelock.decoding.canvas import Canvas, Mask, PositionState
 from surelock.decoding.packing import cells_of
-from surelock.decoding.proposal import RowParams, propose
+from surelock.decoding.posterior import Tested, posteriors
+from surelock.decoding.proposal import RowParams
 from surelock.decoding.protocols import (
     LockDecision,
     LockingRule,
@@ -192,8 +193,11 @@ def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -
     eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (quota > 0).unsqueeze(1)
     may_lock = rows & (age >= plan.lock.min_visible_steps.unsqueeze(1)) & plan.tests_locks.unsqueeze(1)
     has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
-    # 15
-    proposal = _propose(canvas, cells_of(eligible, capacity.proposed), plan, method)
+    # Rows tested are known before the forward, or only once tokens are committed.
+    settled = may_lock & canvas.unmasked & has_previous
+    tests_early = kind.may_lock and not kind.measures_late and method.locking.needs_scores
+    # 15, and 17-19 of the rows that are known
+    proposal, scores = _posteriors(canvas, eligible, settled if tests_early else None, plan, method, capacity)
     failed = canvas.failed | proposal.confidence.isnan().any(1)
     healthy = ~failed.unsqueeze(1)
     # 16
@@ -203,17 +207,14 @@ def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -
     committed = chosen & (proposal.token != method.mask_token_id) & healthy
     # 20, before 17-19 because few rows but candidates need D and u
     candidates = may_lock & (canvas.unmasked | committed) & healthy
-    measured = torch.zeros_like(rows)
-    kl = _flat(canvas, torch.inf)
+    measured = settled if tests_early else torch.zeros_like(rows)
 
     # 17-19
     def measure(where: Mask) -> Scores:
-        measured.copy_((where if kind.measures_late else may_lock & canvas.unmasked) & has_previous)
-        cells = cells_of(measured, capacity.tested)
-        found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], method.head)
-        uncertainty = _flat(canvas, torch.inf)
-        kl[cells], uncertainty[cells] = found.kl, found.uncertainty
-        return Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
+        if not tests_early:
+            torch.logical_and(where, has_previous, out=measured)
+            _measure(canvas, cells_of(measured, capacity.tested), method.head, scores)
+        return scores
 
     # 21-23
     if kind.may_lock:
@@ -246,7 +247,7 @@ def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -
             failed.long(),
         )
     )
-    return StepResult(rows, committed, proposal.confidence, _dense(canvas, kl), locked, counts)
+    return StepResult(rows, committed, proposal.confidence, scores.kl, locked, counts)
 
 
 def _quota(canvas: Canvas, plan: StepPlan) -> Tensor:
@@ -260,20 +261,43 @@ def _quota(canvas: Canvas, plan: StepPlan) -> Tensor:
     return num_masks // num_steps + (plan.block_index < num_masks % num_steps)
 
 
-def _propose(canvas: Canvas, cells: Tensor, plan: StepPlan, method: Method) -> Proposal:
-    """Proposals of cells [n], dense; confidence is NaN where the logits are not finite."""
+def _posteriors(
+    canvas: Canvas, eligible: Mask, tested: Mask | None, plan: StepPlan, method: Method, capacity: Capacity
+) -> tuple[Proposal, Scores]:
+    """Proposals of the eligible positions and scores of the tested ones, dense.
+
+    Confidence is NaN where the logits are not finite.
+    """
+    cells = cells_of(eligible, capacity.proposed)
     # Rows that pad take the numbers of the last slot.
     slot, position = (cells // canvas.length).clamp_max(canvas.num_slots - 1), cells % canvas.length
     rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
-    hidden = canvas.flat_hidden[cells]
-    token, confidence = torch.zeros_like(canvas.flat_tokens), _flat(canvas, -torch.inf)
-    token[cells], confidence[cells] = propose(
-        hidden, method.head, rows, method.mask_token_id, may_sample=plan.kind.may_sample
+    token, confidence = torch.zeros_like(canvas.flat_tokens), _full(canvas, -torch.inf)
+    kl, uncertainty = _full(canvas, torch.inf), _full(canvas, torch.inf)
+    tested_cells = cells[:0] if tested is None else cells_of(tested, capacity.tested)
+    token[cells], confidence[cells], found = posteriors(
+        canvas.flat_hidden[cells],
+        rows,
+        Tested(canvas.flat_hidden[tested_cells], canvas.flat_previous[tested_cells]),
+        method.head,
+        method.mask_token_id,
+        may_sample=plan.kind.may_sample,
     )
-    return Proposal(_dense(canvas, token), _dense(canvas, confidence), plan.seed, plan.step)
+    kl[tested_cells], uncertainty[tested_cells] = found
+    proposal = Proposal(_dense(canvas, token), _dense(canvas, confidence), plan.seed, plan.step)
+    return proposal, Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
 
 
-def _flat(canvas: Canvas, value: float) -> Tensor:
+def _measure(canvas: Canvas, cells: Tensor, head: Head, scores: Scores) -> None:
+    """Enter the scores of cells [m]."""
+    found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], head)
+    for dense, values in zip((scores.kl, scores.uncertainty), found, strict=True):
+        flat = _full(canvas, torch.inf)
+        flat[cells] = values
+        dense.copy_(_dense(canvas, flat))
+
+
+def _full(canvas: Canvas, value: float) -> Tensor:
     """float32 [S L + 1]."""
     return torch.full((canvas.pad + 1,), value, device=canvas.device)
 

@@ -20,12 +20,19 @@ from surelock.decoding.unmasking import POLICIES
 from surelock.engine.device_batch import DeviceBatch, Replay
 from surelock.engine.free_memory import free_bytes
 from surelock.engine.graphs import Graphs
-from surelock.engine.memory import DEFAULT_MAX_ROWS, NUM_RESERVED, MemoryPlan, check_fits, plan_memory
+from surelock.engine.memory import (
+    DEFAULT_MAX_ROWS,
+    NUM_RESERVED,
+    MemoryPlan,
+    check_fits,
+    is_out_of_memory,
+    plan_memory,
+)
 from surelock.engine.position_pool import PositionPool
 from surelock.engine.request import Request
 from surelock.engine.scheduler import Scheduler
 from surelock.engine.snapshot import CanvasCopy, Snapshot
-from surelock.errors import EngineError, ParameterError, PromptError, shown_error
+from surelock.errors import EngineError, OutOfMemoryError, ParameterError, PromptError, shown_error
 from surelock.models.transformer import Transformer
 from surelock.ops.dispatch import is_fast
 from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
@@ -74,10 +81,9 @@ class Engine:
         # In float32 nothing may depend on the shape of a batch, and padding changes it.
         if graphs is None and self.config.cuda_graphs and model.dtype != torch.float32 and is_fast(model.device):
             graphs = Graphs(model.device, self.config.max_graphs)
-        method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
-        self._batch = DeviceBatch(model, method, graphs, poison=self.config.poison)
-        # Steps that are not captured wait for the device anyway.
-        self._runs_ahead = graphs is not None
+        self._graphs = graphs
+        self._method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
+        self._batch = self._new_batch()
         self._memory = self._plan_memory()
         self._pool = PositionPool(NUM_RESERVED, reserved=NUM_RESERVED)
         self._scheduler = Scheduler(self.config.max_batch_size, self._memory.max_rows, self._pool)
@@ -137,15 +143,13 @@ class Engine:
         if self._error is not None:
             raise EngineError(f"this engine stopped at an earlier error ({shown_error(self._error)}): make a new one")
         try:
-            self._admit()
-            is_running = bool(self._scheduler.running)
-            if is_running:
-                self._launch(watched)
-            num_behind = 1 if is_running and not watched and self._runs_ahead else 0
-            snapshots = []
-            while len(self._launched) > num_behind:
-                snapshots += self._collect(self._launched.popleft())
-            return snapshots
+            try:
+                return self._step(watched)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler: the error holds the frames, and they hold memory.
+            return self._recover()
         except BaseException as error:
             self._error = error
             raise
@@ -159,6 +163,58 @@ class Engine:
     def warm_up(self, num_rows: int) -> None:
         """Capture what steps of up to num_rows rows need, so that none waits for it later. Nothing without graphs."""
         self._batch.warm_up(num_rows)
+
+    def _step(self, watched: bool) -> list[Snapshot]:
+        self._admit()
+        is_running = bool(self._scheduler.running)
+        if is_running:
+            self._launch(watched)
+        # Steps that are not captured wait for the device anyway.
+        return self._collect_all_but(1 if is_running and not watched and self._graphs is not None else 0)
+
+    def _collect_all_but(self, num_behind: int) -> list[Snapshot]:
+        snapshots = []
+        while len(self._launched) > num_behind:
+            snapshots += self._collect(self._launched.popleft())
+        return snapshots
+
+    def _recover(self) -> list[Snapshot]:
+        """Memory ran out on the way to a step: fewer rows start again from nothing. A single request fails."""
+        snapshots = self._collect_all_but(0)
+        failed = [] if self._scheduler.shrink() else list(self._scheduler.running)
+        for request in failed:
+            self._scheduler.release(request)
+        self._batch = self._new_batch()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        # Others may have taken memory since the engine started.
+        self._memory = self._plan_memory()
+        self._pool.reset(NUM_RESERVED)
+        for request in list(self._scheduler.waiting):
+            try:
+                check_fits(self._memory, request.num_positions, request.num_streams)
+            except PromptError:
+                self._scheduler.release(request)
+                failed.append(request)
+        for request in failed:
+            snapshots.append(self._fail_for_memory(request))
+        return snapshots
+
+    def _fail_for_memory(self, request: Request) -> Snapshot:
+        request.failed = True
+        request.error = OutOfMemoryError(
+            f"memory ran out for a canvas of {request.num_positions} positions: shorten it, free memory, or use a "
+            "smaller model or dtype"
+        )
+        self._expected.discard(request)
+        tokens = request.token_ids(self._method.mask_token_id)
+        masked = [token == self._method.mask_token_id for token in tokens]
+        return Snapshot(request, tokens, masked, [None] * len(tokens), [], [], {})
+
+    def _new_batch(self) -> DeviceBatch:
+        if self._graphs is not None:
+            self._graphs.clear()
+        return DeviceBatch(self._model, self._method, self._graphs, poison=self.config.poison)
 
     def _launch(self, watched: bool) -> None:
         running = list(self._scheduler.running)

@@ -129,6 +129,13 @@ def check_fits(plan: MemoryPlan, num_positions: int, num_streams: int) -> None:
     )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: of the device, of the interpreter, or of torch on a CPU, which says so in words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def _layer_bytes_per_row(config: ModelConfig, dtype: torch.dtype) -> int:
     """The largest set of one layer: its input twice over (sum and open summand), what it adds up to and its norm."""
     size, hidden, query = dtype.itemsize, config.hidden_size, config.query_size

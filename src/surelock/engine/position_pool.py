@@ -18,7 +18,7 @@ class PositionPool:
 
     def __init__(self, capacity: int, *, reserved: int = 1) -> None:
         assert 0 <= reserved <= capacity
-        self._capacity = reserved
+        self._reserved = self._capacity = reserved
         self._free_starts: list[int] = []
         self._free_stops: list[int] = []
         self._num_free = 0
@@ -66,6 +66,14 @@ class PositionPool:
         if capacity > self._capacity:
             start, self._capacity = self._capacity, capacity
             self._free(start, capacity)
+
+    def reset(self, capacity: int) -> None:
+        """Start over with another capacity; nobody has anything."""
+        assert not self._num_of
+        self._free_starts.clear()
+        self._free_stops.clear()
+        self._num_free, self._capacity = 0, self._reserved
+        self.grow(capacity)
 
     def _free(self, start: int, stop: int) -> None:
         self._num_free += stop - start

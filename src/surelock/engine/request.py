@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from surelock.decoding.schedule import Schedule, plan
 from surelock.decoding.step import StepCounts
 from surelock.engine.bounds import MaskBounds
+from surelock.errors import SureLockError
 from surelock.params import LockParams, SamplingParams
 
 NEVER = LockParams(kl_threshold=-1.0)
@@ -27,6 +28,7 @@ class Request:
         bounds: of its masks in each step.
         num_launched: steps that were handed to the device; the results of the last one may not be here yet.
         num_rows_bound: rows of all its streams that its next step computes at most; active rows never grow.
+        failed: it ended before its last step; `error` says why, if not because its logits were not finite.
         active_rows, num_proposed, num_scored: per step done: positions computed, and rows whose logits were computed
             for unmasking and for locking.
     """
@@ -58,6 +60,7 @@ class Request:
         self.num_ghosts = 0
         self.num_generated_locks = 0
         self.failed = False
+        self.error: SureLockError | None = None
 
     @property
     def num_prompt(self) -> int:

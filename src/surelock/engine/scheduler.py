@@ -31,6 +31,7 @@ class Scheduler:
         self._max_rows = max_rows
         self._row_cap = max_rows
         self._num_admitted_under_cap = 0
+        self._has_just_shrunk = False
         self._pool = pool
         self.waiting: deque[Request] = deque()
         # In the order they started.
@@ -63,7 +64,9 @@ class Scheduler:
         overtake could keep a large one out for ever.
         """
         if self.waiting and not self.running:
-            self._raise_cap()
+            if not self._has_just_shrunk:
+                self._raise_cap()
+            self._has_just_shrunk = False
         admitted: list[Request] = []
         num_rows = self.num_rows
         while self.waiting and self._free_slots:
@@ -92,27 +95,23 @@ class Scheduler:
         self._take_back(request)
 
     def shrink(self) -> list[Request]:
-        """Out of memory: send the newest running requests, about half of the rows, back to the head of the queue.
+        """Out of memory: send all running requests back to the head of the queue; they start again, in their order.
 
-        They start again from step 0, in the order they had. No more rows than those that stay are tried until the cap
-        is raised: it doubles, up to max_rows, after every 64 requests that start and whenever nothing runs. Returns
-        the requests sent back, none if at most one runs: then there is nothing to shrink.
+        From now on at most half of the rows run together, until that cap is raised: it doubles, up to max_rows, after
+        every 64 requests that start and whenever the last one has left. Returns the requests sent back, none if at
+        most one runs: then there is nothing to shrink.
         """
         if len(self.running) <= 1:
             return []
-        num_rows = self.num_rows
-        num_kept = num_rows
-        sent_back: list[Request] = []
-        while len(self.running) > 1 and (not sent_back or 2 * num_kept > num_rows):
-            request = self.running.pop()
-            num_kept -= request.num_rows_bound
+        self._row_cap = max(1, self.num_rows // 2)
+        self._num_admitted_under_cap = 0
+        self._has_just_shrunk = True
+        sent_back, self.running = self.running, []
+        for request in reversed(sent_back):
             self._take_back(request)
             request.restart()
             self.waiting.appendleft(request)
-            sent_back.append(request)
-        self._row_cap = max(1, num_kept)
-        self._num_admitted_under_cap = 0
-        return sent_back[::-1]
+        return sent_back
 
     def _take_positions(self, request: Request) -> tuple[int, ...] | None:
         """A range for each of its streams, or nothing taken and None."""

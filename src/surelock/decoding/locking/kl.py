@@ -20,6 +20,8 @@ from surelock.decoding.slotwise import percentile
 class KLRule:
     """Lock where the posterior stopped moving and, if the gate is on, the model is among the surest."""
 
+    needs_scores: bool = True
+
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """See `LockingRule.evaluate`. `kl_both_visible` asks for one visible forward more than being a candidate."""
         candidates = view.candidates

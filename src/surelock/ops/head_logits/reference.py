@@ -26,12 +26,15 @@ class Head(NamedTuple):
         return Head(self.weight[start:stop], None if self.bias is None else self.bias[start:stop], self.scale)
 
 
+def rounded_logits(hidden: Tensor, head: Head) -> Tensor:
+    """hidden [n, d] -> logits [n, V], computed and returned in the model's type."""
+    logits = F.linear(hidden, head.weight, head.bias)
+    return logits if head.scale == 1.0 else logits * head.scale
+
+
 def head_logits(hidden: Tensor, head: Head) -> Tensor:
     """hidden [n, d] -> logits [n, V], computed in the model's type and returned in float32."""
-    logits = F.linear(hidden, head.weight, head.bias)
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits.float()
+    return rounded_logits(hidden, head).float()
 
 
 def copies_head(hidden: Tensor) -> bool:

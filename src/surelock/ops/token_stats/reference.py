@@ -42,6 +42,7 @@ def token_stats(
     key: Tensor,
     may_sample: bool,
     rounding: torch.dtype | None = None,
+    choice_only: bool = False,
 ) -> TokenStats:
     """Statistics of n rows; shapes in the package's docstring. Waits for the device if may_sample."""
     stats = TokenStats.empty(logits.shape[0], logits.device)
@@ -49,19 +50,28 @@ def token_stats(
         part = slice(start, start + PART_ROWS)
         # [rows, V]
         z = (logits[part] if rounding is None else logits[part].to(rounding)).float()
-        scores = z.clone()
-        scores[:, mask_token_id].masked_fill_(~allow_mask[part], -torch.inf)
-        token = _sampled(scores, temperature[part], key[part]) if may_sample else _first_largest(scores)
-        for whole, found in zip(stats, _statistics(z, token), strict=True):
+        # MASK steps aside while the token is chosen: a copy of the logits would take longer.
+        of_mask = z[:, mask_token_id].clone()
+        z[:, mask_token_id].masked_fill_(~allow_mask[part], -torch.inf)
+        token = _sampled(z, temperature[part], key[part]) if may_sample else _first_largest(z)
+        z[:, mask_token_id] = of_mask
+        # Not exp(z - logsumexp): its rounding would swamp the differences between nearly certain rows.
+        probability = z.softmax(1)
+        if choice_only:
+            stats.token[part], stats.probability[part] = token, _of(probability, token)
+            continue
+        for whole, found in zip(stats, _statistics(z, probability, token), strict=True):
             whole[part] = found
     return stats
 
 
-def _statistics(z: Tensor, token: Tensor) -> TokenStats:
-    # Not exp(z - logsumexp): its rounding would swamp the differences between nearly certain rows.
-    probability = z.softmax(1)
+def _of(probability: Tensor, token: Tensor) -> Tensor:
+    return probability.gather(1, token.unsqueeze(1)).squeeze(1)
+
+
+def _statistics(z: Tensor, probability: Tensor, token: Tensor) -> TokenStats:
     top_probability, top = probability.max(1, keepdim=True)
-    chosen = probability.gather(1, token.unsqueeze(1)).squeeze(1)
+    chosen = _of(probability, token)
     others = probability.scatter_(1, top, 0.0)
     below = (z.gather(1, top) - z).clamp_max_(FAR_BELOW)
     entropy = torch.log1p(others.sum(1) / top_probability.squeeze(1)) + below.mul_(others).sum(1)

@@ -122,8 +122,9 @@ def token_stats(
     key: Tensor,
     may_sample: bool,
     rounding: torch.dtype | None = None,
+    choice_only: bool = False,
 ) -> TokenStats:
-    """Statistics of n rows; shapes in the package's docstring."""
+    """Statistics of n rows; shapes in the package's docstring. All of them are free here, so choice_only is ignored."""
     num_rows, size = logits.shape
     assert logits.stride(1) == 1
     stats = TokenStats.empty(num_rows, logits.device)

@@ -1,0 +1,197 @@
+"""`AsyncEngine`: an engine for many callers of an event loop, which never waits for the device."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from surelock.engine.device_thread import DeviceThread, SteppedEngine
+from surelock.engine.mailbox import Mailbox, News, Ticket
+from surelock.errors import EngineError, ParameterError, QueueFullError, shown
+
+if TYPE_CHECKING:
+    from surelock.engine.snapshot import Snapshot
+    from surelock.params import SamplingParams
+
+MAX_MAX_WAITING = 1 << 20
+
+
+class AsyncEngine:
+    """Decodes requests that come and go, each followed by its own async iterator.
+
+    One thread owns the device and steps all requests together. An error of one request is raised to that caller only.
+    An error of the engine ends every request with it; the next request gets a new engine if there is a function that
+    makes one. To be used from one event loop at a time; `async with` closes it.
+
+    Args:
+        engine: an `Engine`, which nobody else may use, or a function that makes one: for the first request, and again
+            after an error.
+        max_waiting: requests that may wait for their turn before more are refused; None: any number.
+
+    Raises:
+        ParameterError: max_waiting is out of its limits.
+    """
+
+    def __init__(self, engine: SteppedEngine | Callable[[], SteppedEngine], *, max_waiting: int | None = None) -> None:
+        is_integer = isinstance(max_waiting, int) and not isinstance(max_waiting, bool)
+        if max_waiting is not None and not (is_integer and 1 <= max_waiting <= MAX_MAX_WAITING):
+            raise ParameterError(
+                f"max_waiting is {shown(max_waiting)}; it must be an integer from 1 to {MAX_MAX_WAITING}, or None"
+            )
+        self._max_waiting = max_waiting
+        self._mailbox: Mailbox | None = None
+        self._is_closed = False
+        self._thread = DeviceThread(None, engine) if callable(engine) else DeviceThread(engine, None)
+        # The thread does not know this object, so it ends with it even if nobody closes it.
+        weakref.finalize(self, self._thread.close, drain=False).atexit = False
+
+    @property
+    def num_waiting(self) -> int:
+        """Accepted requests that have not started."""
+        return self._thread.num_waiting
+
+    @property
+    def num_running(self) -> int:
+        """Requests decoded at this moment."""
+        return self._thread.num_running
+
+    @property
+    def num_restarts(self) -> int:
+        """Engines made because one stopped at an error."""
+        return self._thread.num_restarts
+
+    @property
+    def heartbeat(self) -> float:
+        """`time.monotonic()` when the device thread last ended a step, or last looked for one: every second if idle."""
+        return self._thread.heartbeat
+
+    async def add_request(
+        self, canvas_ids: Sequence[int | None], params: SamplingParams, *, watched: bool = True
+    ) -> RequestStream:
+        """Queue a canvas; returns once the engine has accepted it, within a step.
+
+        Args:
+            canvas_ids: the prompt part of the canvas, None where masked; params.max_tokens masks follow.
+            params: of this request.
+            watched: give a snapshot of every step, not only of the last.
+
+        Raises:
+            ParameterError, PromptError: see `Engine.add_request`.
+            QueueFullError: max_waiting requests wait already.
+            EngineError: closed, or stopped at an error with no function that makes a new engine.
+        """
+        if self._is_closed or self._thread.stopped.done():
+            raise EngineError("this AsyncEngine is closed: make a new one")
+        if self._max_waiting is not None and self.num_waiting >= self._max_waiting:
+            raise QueueFullError(
+                f"{self.num_waiting} requests wait, and max_waiting is {self._max_waiting}: try again later"
+            )
+        ticket = Ticket(tuple(canvas_ids), params, watched, self._mailbox_here())
+        self._thread.submit(ticket)
+        stream = RequestStream(self, self._thread, ticket)
+        await stream.accepted()
+        return stream
+
+    async def stream(
+        self, canvas_ids: Sequence[int | None], params: SamplingParams, *, watched: bool = True
+    ) -> AsyncGenerator[Snapshot, None]:
+        """Snapshots of a request, the last one of its last step. Arguments and errors as in `add_request`."""
+        async with await self.add_request(canvas_ids, params, watched=watched) as snapshots:
+            async for snapshot in snapshots:
+                yield snapshot
+
+    async def generate(self, canvas_ids: Sequence[int | None], params: SamplingParams) -> Snapshot:
+        """The snapshot of a request's last step. Arguments and errors as in `add_request`."""
+        async with await self.add_request(canvas_ids, params, watched=False) as snapshots:
+            return await anext(snapshots)
+
+    async def aclose(self, *, drain: bool = True) -> None:
+        """Accept nothing more and stop the thread, once accepted requests are finished (drain) or dropped.
+
+        Dropped requests end with EngineError. A second call waits for the first, or drops what that one would finish.
+        """
+        self._is_closed = True
+        self._thread.close(drain=drain)
+        # Shielded: whoever stops waiting does not stop the thread from saying that it has ended.
+        await asyncio.shield(asyncio.wrap_future(self._thread.stopped))
+        self._thread.join()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; finish what was accepted unless an error leaves the block."""
+        await self.aclose(drain=kind is None)
+
+    def _mailbox_here(self) -> Mailbox:
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        return self._mailbox
+
+
+class RequestStream:
+    """Async iterator over one request's snapshots; made by `AsyncEngine.add_request`.
+
+    A reader that is slower than the engine gets the newest snapshot only, whose `committed`, `locked` and `kl` are of
+    its own step, and always the last one. A request that had to start again because memory ran out goes back to step
+    1. Cancelling a wait for the next snapshot, `aclose`, leaving `async with` and dropping the object abort the
+    request before the next step.
+
+    Iterating raises:
+        NonFiniteLogitsError: the model's output was not finite for this request.
+        EngineError, OutOfMemoryError: the engine stopped at an error, or was closed.
+    """
+
+    def __init__(self, engine: AsyncEngine, thread: DeviceThread, ticket: Ticket) -> None:
+        # Keeps the engine running for as long as somebody reads.
+        self._engine = engine
+        self._ticket = ticket
+        self._abort = weakref.finalize(self, thread.abort, ticket)
+        self._abort.atexit = False
+
+    async def accepted(self) -> None:
+        """Wait until the engine has the request; raises what it was refused with."""
+        news = await self._or_abort(self._ticket.wait())
+        if news.error is not None:
+            await anext(self)
+
+    async def aclose(self) -> None:
+        """Abort the request if it is not over. Nothing more is given, to another task that waits for it neither."""
+        self._ticket.close()
+        self._abort()
+
+    async def __aenter__(self) -> RequestStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> RequestStream:
+        return self
+
+    async def __anext__(self) -> Snapshot:
+        while True:
+            news = await self._or_abort(self._ticket.read())
+            if news.is_over:
+                self._abort.detach()
+            if news.error is not None:
+                raise news.error
+            if news.snapshot is not None:
+                return news.snapshot
+            if news.is_over:
+                raise StopAsyncIteration
+
+    async def _or_abort(self, waiting: Coroutine[None, None, News]) -> News:
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise

@@ -1,0 +1,114 @@
+"""An engine without a model, for tests of what drives one: it counts steps, may be held, and fails on request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from surelock.engine.request import Request
+from surelock.engine.snapshot import Snapshot
+from surelock.errors import PromptError, SureLockError
+from surelock.params import SamplingParams
+
+WAIT_SECONDS = 20.0
+
+
+class ScriptedEngine:
+    """Runs up to num_slots requests at a time, each for params.max_tokens steps; a snapshot's tokens are [step].
+
+    Args:
+        held: each step waits for `go`, so that a test decides what happens while it is under way.
+        on_step: called within each step with its number; raises to fail it.
+        late: as on a GPU, what a step found is told by the next call.
+    """
+
+    def __init__(
+        self,
+        num_slots: int = 4,
+        *,
+        held: bool = False,
+        late: bool = False,
+        on_step: Callable[[int], None] | None = None,
+    ) -> None:
+        self.held, self.late, self.on_step = held, late, on_step
+        self.go = threading.Semaphore(0)
+        self.in_step = threading.Event()
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.watched: list[bool] = []
+        # {request id: why it fails in its first step, None for logits that are not finite}
+        self.broken: dict[int, SureLockError | None] = {}
+        self.num_steps = 0
+        self.num_requests = 0
+        self.threads: set[int] = set()
+        self._free_slots = list(range(num_slots))
+        self._untold: list[Request] = []
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add_request(self, canvas_ids: Sequence[int | None], params: SamplingParams) -> Request:
+        self.threads.add(threading.get_ident())
+        if len(canvas_ids) > 5:
+            raise PromptError("the canvas is too long: shorten it")
+        request = Request(self.num_requests, tuple(canvas_ids), params, seed=0)
+        self.num_requests += 1
+        self.waiting.append(request)
+        return request
+
+    def abort_request(self, request: Request) -> None:
+        self.threads.add(threading.get_ident())
+        if request in self.waiting:
+            self.waiting.remove(request)
+        elif request in self.running:
+            self._release(request)
+
+    def step(self, *, watched: bool = True) -> list[Snapshot]:
+        self.threads.add(threading.get_ident())
+        self.watched.append(watched)
+        self.num_steps += 1
+        while self.waiting and self._free_slots:
+            request = self.waiting.pop(0)
+            request.slot = self._free_slots.pop()
+            self.running.append(request)
+        if not self.late:
+            self._untold = list(self.running)
+        self.in_step.set()
+        if self.held:
+            assert self.go.acquire(timeout=WAIT_SECONDS)
+        if self.on_step is not None:
+            self.on_step(self.num_steps)
+        snapshots = [self._told(request) for request in self._untold if request in self.running]
+        self._untold = list(self.running)
+        return [snapshot for snapshot in snapshots if watched or snapshot.request.is_finished]
+
+    def _told(self, request: Request) -> Snapshot:
+        request.active_rows.append(1)
+        request.failed = request.id in self.broken
+        request.error = self.broken.get(request.id)
+        if request.is_finished:
+            self._release(request)
+        return Snapshot(request, [request.step], [], [], [], [], {})
+
+    def let_step(self, num: int = 1) -> None:
+        """Let steps go on, each after it has begun."""
+        for _ in range(num):
+            assert self.in_step.wait(WAIT_SECONDS)
+            self.in_step.clear()
+            self.go.release()
+
+    def _release(self, request: Request) -> None:
+        assert request.slot is not None
+        self.running.remove(request)
+        self._free_slots.append(request.slot)
+        request.slot = None
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread to get somewhere."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
