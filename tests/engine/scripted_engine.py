@@ -76,8 +76,8 @@ class ScriptedEngine:
         if not self.late:
             self._untold = list(self.running)
         self.in_step.set()
-        if self.held:
-            assert self.go.acquire(timeout=WAIT_SECONDS)
+        if self.held and not self.go.acquire(timeout=WAIT_SECONDS):
+            raise TimeoutError("no test let this step go on")
         if self.on_step is not None:
             self.on_step(self.num_steps)
         snapshots = [self._told(request) for request in self._untold if request in self.running]
@@ -95,7 +95,8 @@ class ScriptedEngine:
     def let_step(self, num: int = 1) -> None:
         """Let steps go on, each after it has begun."""
         for _ in range(num):
-            assert self.in_step.wait(WAIT_SECONDS)
+            if not self.in_step.wait(WAIT_SECONDS):
+                raise TimeoutError("no step began")
             self.in_step.clear()
             self.go.release()
 
@@ -110,5 +111,6 @@ def until(condition: Callable[[], bool]) -> None:
     """Wait for another thread to get somewhere."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            raise TimeoutError("another thread never got there")
         time.sleep(0.001)

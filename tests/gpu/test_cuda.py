@@ -13,7 +13,7 @@ from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.eval.verify import verify
 from surelock.models.transformer import Transformer
-from surelock.ops.row_attention import RowSpan, Spans, reference, varlen
+from surelock.ops.row_attention import RowSpan, Spans, reference, row_attention
 from tests.test_golden import FOLDER, canvas_of, cases, load, params_of, rows_of
 from tests.tiny import MASK, tiny_model
 
@@ -138,4 +138,4 @@ def test_ragged_attention_equals_the_reference(num_kv_heads: int) -> None:
             buffer[start : start + num_keys] = rows.to("cuda", torch.bfloat16)
     batch = Spans.of(spans, queries.device)
     expected = reference(queries.float(), keys.float(), values.float(), batch)
-    torch.testing.assert_close(varlen(queries, keys, values, batch).float(), expected, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(row_attention(queries, keys, values, batch).float(), expected, rtol=2e-2, atol=2e-2)

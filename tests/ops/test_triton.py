@@ -20,6 +20,8 @@ from surelock.ops.add_norm import reference as add_norm_reference
 from surelock.ops.dispatch import TRITON_OPS, choose, is_fast
 from surelock.ops.noise import gumbel as gumbel_reference
 from surelock.ops.rope_store import reference as rope_store_reference
+from surelock.ops.row_attention import RowSpan, Spans
+from surelock.ops.row_attention import reference as row_attention_reference
 from surelock.ops.step_kl import reference as kl_reference
 from surelock.ops.swiglu import reference as swiglu_reference
 from surelock.ops.token_stats import reference as token_stats_reference
@@ -32,6 +34,7 @@ import triton.language as tl
 from surelock.ops.add_norm.triton import add_norm
 from surelock.ops.noise.triton import gumbel
 from surelock.ops.rope_store.triton import rope_store
+from surelock.ops.row_attention.triton import row_attention
 from surelock.ops.special.triton import SERIES_LIMIT, expm1_series, log1p
 from surelock.ops.step_kl.triton import kl_from_logits
 from surelock.ops.swiglu.triton import swiglu
@@ -45,7 +48,7 @@ rows = st.sampled_from([0, 1, 2, 5])
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """Equal within rounding. The interpreter truncates to bfloat16 where a device rounds: one more unit each time."""
-    half = theirs.dtype is torch.bfloat16
+    half = theirs.dtype is not torch.float32
     torch.testing.assert_close(ours, theirs, rtol=4e-2 if half else 1e-5, atol=4e-2 if half else 1e-5, equal_nan=True)
 
 
@@ -228,6 +231,36 @@ def test_every_op_that_is_listed_has_its_twin() -> None:
     folders = {path.parent.name for path in Path(str(surelock.ops.__path__[0])).glob("*/triton.py")}
     # These two only serve the kernels of the others.
     assert folders - {"noise", "special"} == set(TRITON_OPS)
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 999),
+    # Rows and keys of each span.
+    spans=st.lists(st.tuples(st.integers(0, 70), st.sampled_from([1, 3, 64, 65, 130])), min_size=1, max_size=3),
+    heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
+    head_dim=st.sampled_from([8, 12, 16]),
+    # The interpreter cannot multiply matrices in bfloat16.
+    dtype=st.sampled_from([torch.float32, torch.float16]),
+)
+def test_row_attention(
+    seed: int, spans: list[tuple[int, int]], heads: tuple[int, int], head_dim: int, dtype: torch.dtype
+) -> None:
+    num_heads, num_kv_heads = heads
+    num_rows = sum(rows for rows, _ in spans)
+    keys, values = torch.full((2, 600, num_kv_heads, head_dim), torch.nan, dtype=dtype, device=DEVICE)
+    row_spans = []
+    for i, (rows, num_keys) in enumerate(spans):
+        start = 7 + 180 * i
+        row_spans.append(RowSpan(start, rows, num_keys))
+        for j, pool in enumerate((keys, values)):
+            own = random(seed + 2 * i + j, num_keys, num_kv_heads, head_dim, dtype=dtype)
+            pool[start : start + num_keys] = own
+    # A view into wider rows, as the fused projection gives it.
+    queries = random(seed + 9, num_rows, 2 * num_heads * head_dim, dtype=dtype)[:, : num_heads * head_dim]
+    queries = queries.view(num_rows, num_heads, head_dim)
+    batch = Spans.of(row_spans, DEVICE)
+    assert_close(row_attention(queries, keys, values, batch), row_attention_reference(queries, keys, values, batch))
 
 
 def test_a_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

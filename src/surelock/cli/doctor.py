@@ -133,7 +133,7 @@ def _kernels(has_cuda: bool) -> str:
 
     if is_fast(torch.device("cuda")):
         ops = ", ".join(TRITON_OPS)
-        return f"triton for {ops}; torch's own ragged attention in half precision; each forward one captured graph"
+        return f"triton for {ops}; in half precision each step is two captured graphs"
     return "reference, plain PyTorch: triton is missing, or SURELOCK_OPS=reference is set"
 
 
