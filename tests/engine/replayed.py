@@ -18,6 +18,7 @@ class Replayed:
     def __init__(self) -> None:
         self.functions: dict[Hashable, Callable[[], object]] = {}
         self.num_cleared = 0
+        self.num_bytes = 0
         self._last: StepResult | None = None
 
     def prepare(self, key: Hashable, function: Callable[[], object], rehearse: Callable[[], object]) -> None:

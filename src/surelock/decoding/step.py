@@ -161,9 +161,9 @@ class StepCounts:
     num_active: int
     num_proposed: int
     num_scored: int
-    num_gate_blocked: int
     num_generated_locks: int
     num_ghosts: int
+    num_gate_blocked: int
     failed: int
 
 
@@ -186,79 +186,78 @@ def compute(canvas: Canvas, selector: RowSelector, forward: Forward, num_rows: i
 def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -> StepResult:
     """Lines 15 to 25: commit tokens and lock positions, from the hidden rows that `compute` left."""
     kind = plan.kind
-    rows = method.selector.select(canvas)
-    age = canvas.age + (rows & canvas.unmasked)
-    quota = _quota(canvas, plan)
-    position = torch.arange(canvas.length, device=rows.device)
-    eligible = rows & canvas.masked & (position < plan.block_end.unsqueeze(1)) & (quota > 0).unsqueeze(1)
-    may_lock = rows & (age >= plan.lock.min_visible_steps.unsqueeze(1)) & plan.tests_locks.unsqueeze(1)
-    has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
-    # Rows tested are known before the forward, or only once tokens are committed.
-    settled = may_lock & canvas.unmasked & has_previous
-    tests_early = kind.may_lock and not kind.measures_late and method.locking.needs_scores
-    # 15, and 17-19 of the rows that are known
-    proposal, scores = _posteriors(canvas, eligible, settled if tests_early else None, plan, method, capacity)
-    failed = canvas.failed | proposal.confidence.isnan().any(1)
-    healthy = ~failed.unsqueeze(1)
+    rows, masked = method.selector.select(canvas), canvas.masked
+    canvas.age += rows & ~masked
+    before_end = torch.arange(canvas.length, device=rows.device) < plan.block_end.unsqueeze(1)
+    quota = _quota(canvas, plan, masked & before_end)
+    eligible = rows & masked & before_end & (quota > 0).unsqueeze(1)
+    may_lock = _may_lock(canvas, plan, rows) if kind.may_lock else None
+    # Most rows to test are known by now: those that were candidates before this step commits anything.
+    tests_early = may_lock is not None and not kind.measures_late and method.locking.needs_scores
+    measured = may_lock.settled if may_lock is not None and tests_early else torch.zeros_like(rows)
+    # 15, and 17-19 of those rows
+    proposal, scores = _posteriors(canvas, eligible, measured if tests_early else None, plan, method, capacity)
+    canvas.failed |= proposal.confidence.isnan().any(1)
+    healthy = ~canvas.failed.unsqueeze(1)
     # 16
     chosen = torch.zeros_like(rows)
     for name, slots in plan.policy.items():
         chosen |= method.policies[name].select(proposal, eligible & slots.unsqueeze(1), quota)
     committed = chosen & (proposal.token != method.mask_token_id) & healthy
-    # 20, before 17-19 because few rows but candidates need D and u
-    candidates = may_lock & (canvas.unmasked | committed) & healthy
-    measured = settled if tests_early else torch.zeros_like(rows)
 
     # 17-19
     def measure(where: Mask) -> Scores:
-        if not tests_early:
-            torch.logical_and(where, has_previous, out=measured)
+        if may_lock is not None and not tests_early:
+            torch.logical_and(where, may_lock.has_previous, out=measured)
             _measure(canvas, cells_of(measured, capacity.tested), method.head, scores)
         return scores
 
-    # 21-23
-    if kind.may_lock:
-        view = LockView(candidates, rows, age, canvas.given, plan.step)
+    # 20-23
+    if may_lock is not None:
+        candidates = may_lock.visible & (~masked | committed) & healthy
+        view = LockView(candidates, rows, canvas.age, canvas.given, plan.step)
         decision = method.locking.evaluate(view, plan.lock, measure)
     else:
         decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(plan.step))
     locked = decision.locked
-    generated = locked & ~canvas.given
-    num_ghosts = (generated & (age == 0)).sum(1)
 
     step = plan.step.unsqueeze(1).int()
-    canvas.tokens.copy_(torch.where(committed, proposal.token, canvas.tokens))
-    state = torch.where(committed, int(PositionState.UNMASKED), canvas.state)
-    canvas.state.copy_(torch.where(locked, int(PositionState.LOCKED), state))
-    canvas.locked_at.copy_(torch.where(locked, step, canvas.locked_at))
-    canvas.computed_at.copy_(torch.where(rows, step, canvas.computed_at))
-    canvas.age.copy_(age)
-    canvas.failed.copy_(failed)
+    torch.where(committed, proposal.token, canvas.tokens, out=canvas.tokens)
+    canvas.state.masked_fill_(committed, int(PositionState.UNMASKED)).masked_fill_(locked, int(PositionState.LOCKED))
+    torch.where(locked, step, canvas.locked_at, out=canvas.locked_at)
+    torch.where(rows, step, canvas.computed_at, out=canvas.computed_at)
+    generated = locked & ~canvas.given
+    masks = torch.stack((rows, canvas.active, eligible, measured, generated, generated & (canvas.age == 0)))
     # In the order of StepCounts.
-    counts = torch.stack(
-        (
-            rows.sum(1),
-            canvas.active.sum(1),
-            eligible.sum(1),
-            measured.sum(1),
-            decision.num_gate_blocked,
-            generated.sum(1),
-            num_ghosts,
-            failed.long(),
-        )
-    )
+    counts = torch.cat((masks.sum(2), torch.stack((decision.num_gate_blocked, canvas.failed.long()))))
     return StepResult(rows, committed, proposal.confidence, scores.kl, locked, counts)
 
 
-def _quota(canvas: Canvas, plan: StepPlan) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _MayLock:
+    """Rows that may lock once they are unmasked: `visible` long enough; and those among them whose divergence is known
+    to be wanted before anything is committed: unmasked, with a posterior of the preceding step.
+    """
+
+    visible: Mask
+    has_previous: Mask
+    settled: Mask
+
+
+def _may_lock(canvas: Canvas, plan: StepPlan, rows: Mask) -> _MayLock:
+    visible = rows & (canvas.age >= plan.lock.min_visible_steps.unsqueeze(1)) & plan.tests_locks.unsqueeze(1)
+    has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
+    return _MayLock(visible, has_previous, visible & has_previous & canvas.unmasked)
+
+
+def _quota(canvas: Canvas, plan: StepPlan, masked_before_end: Mask) -> Tensor:
     """Tokens to commit [S] (`schedule.quota`), from the masks the block began with, which are counted as it begins."""
-    position = torch.arange(canvas.length, device=canvas.device)
-    inside = (position >= plan.counted_from.unsqueeze(1)) & (position < plan.block_end.unsqueeze(1))
-    num_masks = torch.where(plan.block_index == 0, (canvas.masked & inside).sum(1), canvas.block_masks)
-    canvas.block_masks.copy_(num_masks)
+    inside = torch.arange(canvas.length, device=canvas.device) >= plan.counted_from.unsqueeze(1)
+    num_masks = (masked_before_end & inside).sum(1)
+    torch.where(plan.block_index == 0, num_masks, canvas.block_masks, out=canvas.block_masks)
     # A slot without a request has no steps.
     num_steps = plan.block_steps.clamp_min(1)
-    return num_masks // num_steps + (plan.block_index < num_masks % num_steps)
+    return canvas.block_masks // num_steps + (plan.block_index < canvas.block_masks % num_steps)
 
 
 def _posteriors(

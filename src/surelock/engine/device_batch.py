@@ -40,6 +40,11 @@ class Replay(Protocol):
         """Keys there are."""
         ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the device's memory that captures have taken."""
+        ...
+
 
 class DeviceBatch:
     """Canvases, keys and values, and the numbers of the requests.
@@ -58,11 +63,6 @@ class DeviceBatch:
         self.canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
         self.kv = KVPool(model.config, dtype=model.dtype, device=model.device, poison=poison)
         self._table = self._new_table()
-
-    @property
-    def num_graphs(self) -> int:
-        """Parts of steps that are captured."""
-        return 0 if self._graphs is None else len(self._graphs)
 
     def make_room(self, num_slots: int, length: int, num_places: int) -> None:
         """At least num_slots canvases of `length` positions, and num_places of keys and values."""

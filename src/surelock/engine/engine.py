@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -144,25 +145,38 @@ class Engine:
             raise EngineError(f"this engine stopped at an earlier error ({shown_error(self._error)}): make a new one")
         try:
             try:
-                return self._step(watched)
+                with self._device():
+                    return self._step(watched)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside of the handler: the error holds the frames, and they hold memory.
-            return self._recover()
+            with self._device():
+                return self._recover()
         except BaseException as error:
             self._error = error
             raise
 
     @property
     def num_graphs(self) -> int:
-        """Captured graphs there are."""
-        return self._batch.num_graphs
+        """Captured graphs there are, at most `EngineConfig.max_graphs`."""
+        return 0 if self._graphs is None else len(self._graphs)
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of the device's memory that capturing them has taken."""
+        return 0 if self._graphs is None else self._graphs.num_bytes
 
     @torch.inference_mode()
     def warm_up(self, num_rows: int) -> None:
         """Capture what steps of up to num_rows rows need, so that none waits for it later. Nothing without graphs."""
-        self._batch.warm_up(num_rows)
+        with self._device():
+            self._batch.warm_up(num_rows)
+
+    def _device(self) -> AbstractContextManager[object]:
+        """The model's device is the current one: that of a new thread is the first."""
+        device = self._model.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     def _step(self, watched: bool) -> list[Snapshot]:
         self._admit()

@@ -30,13 +30,20 @@ class _Captured:
 
 
 class Graphs:
-    """Captured functions by key, the least recently used of which goes when there are more than max_graphs."""
+    """Captured functions by key, the least recently used of which goes when there are more than max_graphs.
+
+    They share one pool of memory for what lives inside a run, so many take little more than the largest.
+
+    Attributes:
+        num_bytes: of the device's memory that captures have taken so far, the driver's own included.
+    """
 
     def __init__(self, device: torch.device, max_graphs: int) -> None:
         self._device = device
         self._max_graphs = max_graphs
         self._captured: OrderedDict[Hashable, _Captured] = OrderedDict()
         self._pool: Any = None
+        self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._captured)
@@ -45,6 +52,7 @@ class Graphs:
         """Drop all, because something they hold the address of has moved."""
         self._captured.clear()
         self._pool = None
+        self.num_bytes = 0
 
     def prepare(self, key: Hashable, function: Callable[[], object], rehearse: Callable[[], object]) -> None:
         """Capture function() under this key, if that has not been done.
@@ -65,6 +73,7 @@ class Graphs:
         return captured.output
 
     def _capture(self, function: Callable[[], object], rehearse: Callable[[], object]) -> _Captured:
+        free = torch.cuda.mem_get_info(self._device)[0]
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
@@ -74,4 +83,5 @@ class Graphs:
         with torch.cuda.graph(graph, pool=self._pool):
             output = function()
         self._pool = self._pool or graph.pool()
+        self.num_bytes += max(0, free - torch.cuda.mem_get_info(self._device)[0])
         return _Captured(graph, output)
