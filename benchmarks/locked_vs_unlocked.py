@@ -12,15 +12,14 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from environment import environment
-
 from surelock import LLM, LockParams, RequestOutput, SamplingParams
+from surelock.bench.environment import environment
 from surelock.decoding.naive import naive_decode
 
-HERE = Path(__file__).parent
 # (prompts, tokens of each prompt, tokens to generate)
 SETTINGS = [(8, 64, 256), (1, 64, 256), (8, 64, 64), (1, 16, 64)]
 
@@ -51,7 +50,7 @@ def main() -> None:
 def prompts(llm: LLM, num: int, num_tokens: int) -> list[dict[str, list[int]]]:
     """The first num_tokens tokens of each passage."""
     assert llm.tokenizer is not None
-    texts = (HERE / "prompts.txt").read_text().splitlines()[:num]
+    texts = files("surelock.bench").joinpath("prompts.txt").read_text().splitlines()[:num]
     encoded = [llm.tokenizer.encode(text)[:num_tokens] for text in texts]
     assert all(len(ids) == num_tokens for ids in encoded)
     return [{"prompt_token_ids": ids} for ids in encoded]

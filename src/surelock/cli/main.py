@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, cast
 import typer
 from typer.core import TyperGroup
 
+from surelock.cli.bench import bench
 from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
 from surelock.cli.generate import generate
@@ -62,6 +63,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(infill)
 app.command()(verify)
+app.add_typer(bench)
 app.command()(doctor)
 
 

@@ -1,0 +1,178 @@
+"""Engines in a row over the same memory and graphs, and the times of their steps.
+
+This is the only module here that knows how an engine is made, warmed up and waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from surelock.bench.schedules import HeldRows
+from surelock.bench.subject import Subject
+from surelock.config import EngineConfig
+from surelock.decoding.protocols import LockingRule
+from surelock.engine.engine import Engine
+from surelock.engine.request import Request
+from surelock.engine.runner import Runner
+from surelock.errors import NonFiniteLogitsError
+from surelock.models.transformer import Transformer
+from surelock.params import LockParams, SamplingParams
+
+# Steps before the clock starts: the first computes everything and may allocate, the next finds its graph.
+NUM_WARM_UP_STEPS = 3
+NUM_TIMED_STEPS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request: its prompt, and what is asked."""
+
+    prompt: list[int]
+    params: SamplingParams
+
+    @property
+    def num_positions(self) -> int:
+        """Of its canvas."""
+        return len(self.prompt) + self.params.max_tokens
+
+
+class Driver:
+    """Makes engines that take over each other's memory and graphs.
+
+    Args:
+        model: the transformer.
+        config: of every engine.
+        rule: in place of the engine's own.
+    """
+
+    def __init__(self, model: Transformer, config: EngineConfig, rule: LockingRule | None = None) -> None:
+        self._model = model
+        self._config = config
+        self._rule = rule
+        self._runner = Runner(model, config)
+
+    def start(self, jobs: Sequence[Job] = ()) -> tuple[Engine, list[Request]]:
+        """An engine with the jobs queued. The one before must have finished or dropped its requests."""
+        engine = Engine(self._model, self._config, runner=self._runner, locking=self._rule)
+        return engine, [engine.add_request(job.prompt, job.params) for job in jobs]
+
+    def warm_up(self, jobs: Sequence[Job]) -> None:
+        """Allocate memory for jobs of these sizes, and capture the graphs of every number of rows they can have."""
+        engine, requests = self.start(jobs)
+        engine.step(watched=False)
+        self._runner.warm_up(sum(job.num_positions for job in jobs[: self._config.max_batch_size]))
+        self.drop(engine, requests)
+
+    def drop(self, engine: Engine, requests: Sequence[Request]) -> None:
+        """End requests that have been measured."""
+        for request in requests:
+            engine.abort_request(request)
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait until the device is done."""
+        synchronize(self._model.device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """A run of some requests from the first step to the last.
+
+    Attributes:
+        seconds: wall-clock until the device was done.
+        marks: seconds at the end of each step as the host saw it.
+    """
+
+    requests: list[Request]
+    seconds: float
+    marks: list[float]
+
+
+def run_to_end(driver: Driver, jobs: Sequence[Job]) -> WholeRun:
+    """Decode the jobs.
+
+    Raises:
+        NonFiniteLogitsError: a request failed, so its time means nothing.
+    """
+    engine, requests = driver.start(jobs)
+    driver.synchronize()
+    marks = []
+    start = time.perf_counter()
+    while engine.has_unfinished:
+        engine.step(watched=False)
+        marks.append(time.perf_counter() - start)
+    driver.synchronize()
+    seconds = time.perf_counter() - start
+    if any(request.failed for request in requests):
+        raise NonFiniteLogitsError("the model's logits were NaN or infinite: check the weights or use --dtype float32")
+    return WholeRun(requests, seconds, marks)
+
+
+def steady_ms(driver: Driver, subject: Subject, num_requests: int, num_positions: int, num_masked: float) -> float:
+    """Median milliseconds of a step without locks over canvases of which num_masked are masked, on average.
+
+    At least `NUM_TIMED_STEPS` steps are timed, in runs as long as the masks last.
+    """
+    num_steps = max(1, min(NUM_TIMED_STEPS, int(2 * num_masked) - 2 * NUM_WARM_UP_STEPS - 1))
+    num_first = round(num_masked + (num_steps - 1) / 2) + NUM_WARM_UP_STEPS
+    assert num_first <= num_positions
+    params = SamplingParams(max_tokens=num_first, lock=None)
+    jobs = [Job(subject.prompt(i, num_positions - num_first), params) for i in range(num_requests)]
+    return median(_timed_run(driver, jobs, num_steps) for _ in range(-(-NUM_TIMED_STEPS // num_steps)))
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A request that keeps num_rows rows of num_positions, num_masked of them masked when the clock starts."""
+
+    num_positions: int
+    num_rows: int
+    num_masked: int
+
+
+def held_ms(driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_steps: int = 16) -> float:
+    """Median milliseconds of a step that computes the holds' rows; nothing is measured for locking in it.
+
+    The driver's rule must be `HeldRows`. Fewer steps than num_steps are timed at a time if there are not that many
+    masks, and more runs for it.
+    """
+    # The last step of a run never locks and is not like the others.
+    masks = [min(hold.num_masked + NUM_WARM_UP_STEPS, hold.num_rows, hold.num_positions - 1) for hold in holds]
+    num_each = max(1, min([num_steps, *(num - NUM_WARM_UP_STEPS - 1 for num in masks)]))
+    jobs = []
+    for index, (hold, num) in enumerate(zip(holds, masks, strict=True)):
+        lock = LockParams(kl_threshold=float(hold.num_rows))
+        prompt = subject.prompt(index, hold.num_positions - num)
+        jobs.append(Job(prompt, SamplingParams(max_tokens=num, lock=lock)))
+    return median(_timed_run(driver, jobs, num_each) for _ in range(-(-num_steps // num_each)))
+
+
+def held_driver(subject: Subject, config: EngineConfig) -> Driver:
+    """A driver whose engines hold rows."""
+    return Driver(subject.model, config, HeldRows())
+
+
+def _timed_run(driver: Driver, jobs: Sequence[Job], num_steps: int) -> float:
+    """Milliseconds of a step, over num_steps steps after the warm-up of a fresh run."""
+    engine, requests = driver.start(jobs)
+    for _ in range(NUM_WARM_UP_STEPS):
+        engine.step(watched=False)
+    driver.synchronize()
+    start = time.perf_counter()
+    for _ in range(num_steps):
+        engine.step(watched=False)
+    driver.synchronize()
+    elapsed = time.perf_counter() - start
+    driver.drop(engine, requests)
+    return 1000 * elapsed / num_steps
