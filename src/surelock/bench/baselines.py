@@ -5,7 +5,9 @@ The peer's code stays where it is, is given as a path and runs in this process: 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from surelock.errors import ParameterError, shown, shown_error
 from surelock.models.config import ModelConfig
 
 BASELINES: Final = {"official": "official", "fast-dllm": "fast_dllm", "dinfer": "dinfer"}
+_PACKAGE: Final = "surelock_peers"
 
 
 class Baseline(Protocol):
@@ -58,18 +61,21 @@ def load_baseline(
 
 
 def _adapter(module: str) -> ModuleType:
-    # src/surelock/bench/ of a checkout.
-    file = Path(__file__).parents[3] / "benchmarks" / "peers" / f"{module}.py"
-    if not file.is_file():
+    # From src/surelock/bench/ of a checkout.
+    folder = Path(__file__).parents[3] / "benchmarks" / "peers"
+    if not (folder / f"{module}.py").is_file():
         raise ParameterError(
-            "--baseline needs a checkout of surelock's repository, where the adapters are: pip install -e it"
+            "--baseline needs surelock installed from a checkout of its repository, where the adapters are: pip install -e"
         )
-    spec = importlib.util.spec_from_file_location(f"surelock_peer_{module}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    adapter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(adapter)
-    return adapter
+    if _PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            _PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[_PACKAGE])
+    return importlib.import_module(f"{_PACKAGE}.{module}")
 
 
 @dataclass(frozen=True, slots=True)
