@@ -142,7 +142,11 @@ def test_named_commands_and_options_exist() -> None:
         for line in [text for text in [*fenced, *code_spans(document)] if text.startswith("surelock ")]:
             _, name, *rest = shlex.split(line)
             assert name in commands, f"{document.name}: surelock has no command {name}"
-            known = {option for parameter in commands[name].params for option in parameter.opts}
+            command = commands[name]
+            if hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+                assert rest[0] in command.commands, f"{document.name}: surelock {name} has no command {rest[0]}"
+                command = command.commands[rest[0]]
+            known = {option for parameter in command.params for option in parameter.opts}
             used = {word for word in rest if re.match(r"--?[a-z]", word)}
             assert used <= known, f"{document.name}: surelock {name} has no {', '.join(sorted(used - known))}"
             num_commands += 1

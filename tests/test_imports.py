@@ -58,6 +58,9 @@ def test_an_import_down_is_accepted(skeleton: Path) -> None:
     [
         ("llm", "cli"),
         ("llm", "eval"),
+        ("llm", "bench"),
+        ("eval", "bench"),
+        ("bench", "eval"),
         ("engine", "llm"),
         ("engine", "prompts"),
         ("flops", "engine"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Leaves the sampler once the last forward has been timed."""
 
 
@@ -34,14 +34,14 @@ def step_ms(model: Any, run: Callable[[], object], *, num_warm_up: int, num_time
         if num_calls in (num_warm_up, num_warm_up + num_timed):
             times.append(now())
             if len(times) == 2:
-                raise _Enough
+                raise _EnoughError
         num_calls += 1
 
     hook = model.register_forward_pre_hook(on_call)
     try:
         run()
         times.append(now())
-    except _Enough:
+    except _EnoughError:
         pass
     finally:
         hook.remove()

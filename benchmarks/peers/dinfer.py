@@ -1,4 +1,4 @@
-"""dInfer's block-wise decoding with a dual cache: `python/dinfer` of github.com/inclusionAI/dInfer, eager, blocks of 32.
+"""dInfer's block-wise decoding with a dual cache: `python/dinfer` of github.com/inclusionAI/dInfer, eager.
 
 The folder is the repository, its `python` folder or the package itself. Its decoders take several tokens a step on
 random weights, so one of ours takes the most confident one; all else is dInfer's.
@@ -56,9 +56,9 @@ class DInfer:
     facts: dict[str, Any] = field(
         default_factory=lambda: {
             "name": "dinfer",
-            "code": "BlockWiseDiffusionLLM of inclusionAI/dInfer with a dual cache, blocks of 32, eager, random weights",
-            "method": "one token a forward, chosen by a decoder of ours; the forwards of the second block timed, its full "
-            "forward among them",
+            "code": "BlockWiseDiffusionLLM of inclusionAI/dInfer, dual cache, blocks of 32, eager, random weights",
+            "method": "one token a forward, chosen by a decoder of ours; the forwards of the second block timed, its "
+            "full one among them",
         }
     )
 

@@ -65,7 +65,8 @@ def _adapter(module: str) -> ModuleType:
     folder = Path(__file__).parents[3] / "benchmarks" / "peers"
     if not (folder / f"{module}.py").is_file():
         raise ParameterError(
-            "--baseline needs surelock installed from a checkout of its repository, where the adapters are: pip install -e"
+            "--baseline needs surelock installed from a checkout of its repository, where the adapters are: "
+            "pip install -e CHECKOUT"
         )
     if _PACKAGE not in sys.modules:
         spec = importlib.util.spec_from_file_location(

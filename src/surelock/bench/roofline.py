@@ -29,7 +29,7 @@ class Limits:
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The rates of this machine, in this type; a fraction of a second."""
     on_gpu = device.type == "cuda"
-    size, num_bytes = (8192, 1 << 31) if on_gpu else (1024, 1 << 26)
+    size, num_bytes = (8192, 1 << 30) if on_gpu else (1024, 1 << 26)
     generator = torch.Generator(device).manual_seed(0)
     square = torch.randn((size, size), device=device, generator=generator).to(dtype)
     flops = 2 * size**3 / best_seconds(lambda: square @ square, device)

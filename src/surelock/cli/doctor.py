@@ -166,6 +166,9 @@ def _examine_model(diagnosis: Diagnosis, load: Callable[[], LLM]) -> None:
         diagnosis.problems.append(Problem(f"the model cannot be loaded: {one_line(str(error))}", fix))
         return
     tokenizer = llm.tokenizer
+    break_even = _break_even(llm)
+    if break_even is not None:
+        diagnosis.sections["device"]["break_even"] = break_even
     diagnosis.sections["model"] = {
         "name": llm.name,
         "commit": llm.commit,
@@ -180,6 +183,22 @@ def _examine_model(diagnosis: Diagnosis, load: Callable[[], LLM]) -> None:
     if tokenizer is None:
         fix = "add tokenizer.json to the model folder, or use prompt_token_ids"
         diagnosis.problems.append(Problem(f"{llm.name} has no tokenizer: it takes token ids only", fix))
+
+
+def _break_even(llm: LLM) -> str | None:
+    """From how many rows on locking can pay, measured on a CUDA device; None where it cannot be known."""
+    import torch
+
+    device = torch.device(llm.device)
+    if device.type != "cuda":
+        return None
+    from surelock.bench.roofline import break_even_rows, measure_limits
+
+    try:
+        rows = break_even_rows(llm.config, llm.dtype.itemsize, measure_limits(device, llm.dtype))
+    except torch.cuda.OutOfMemoryError:
+        return None
+    return f"{rows:.0f} rows a step over all requests; below, locking cannot pay: decode more together or use --no-lock"
 
 
 def _version(package: str) -> str | None:
