@@ -54,7 +54,8 @@ def _draw_latency(result: BenchResult) -> Figure:
     gains.set_xlabel("time without locks / time with locks")
     gains.tick_params(labelleft=False)
     for axes in (times, gains):
-        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+        below = -0.85 / figure.get_figheight()
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
     return figure
 
 
@@ -93,6 +94,8 @@ def _draw_throughput(result: BenchResult) -> Figure:
     rows = [row for row in result.rows if row["tokens_per_s"] is not None]
     names = [row["side"] for row in rows]
     _bars(rates, names, [("", [row["tokens_per_s"] for row in rows], _ORANGE)], "{:,.0f}")
+    for bar, side in zip(rates.patches, names, strict=True):
+        bar.set_color({"static": _GREY, "continuous": _ORANGE}.get(side, _INK))
     rates.set_xlabel("generated tokens per second")
     for side, colour in (("static", _GREY), ("continuous", _ORANGE)):
         seconds = np.sort(result.details[f"{side}_latencies_s"])
@@ -116,7 +119,7 @@ def _draw_ops(result: BenchResult) -> Figure:
     ]
     _bars(axes, ops, series, "{:.3g}x")
     axes.set_xscale("log")
-    axes.axvline(1, color=_INK, linewidth=0.8)
+    axes.axvline(1, color=_QUIET_INK, linewidth=0.8, zorder=0)
     axes.set_xlabel("time of the chosen implementation / floor of the machine")
     axes.legend(frameon=False, fontsize=8)
     return figure

@@ -32,24 +32,25 @@ def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     size, num_bytes = (8192, 1 << 30) if on_gpu else (1024, 1 << 26)
     generator = torch.Generator(device).manual_seed(0)
     square = torch.randn((size, size), device=device, generator=generator).to(dtype)
-    flops = 2 * size**3 / best_seconds(lambda: square @ square, device)
+    flops = 2 * size**3 / best_seconds(lambda: square @ square, device, patience=0.3)
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copied = 2 * num_bytes / best_seconds(lambda: target.copy_(source), device)
+    copied = 2 * num_bytes / best_seconds(lambda: target.copy_(source), device, patience=0.3)
     return Limits(flops, copied)
 
 
-def best_seconds(run: Callable[[], object], device: torch.device) -> float:
+def best_seconds(run: Callable[[], object], device: torch.device, *, patience: float = 0.05) -> float:
     """Seconds of one call at its fastest, after a warm-up.
 
-    Of single calls on a CPU, where one may be interrupted; of groups of calls on a CUDA device, where they are queued.
+    Of single calls on a CPU, where one may be interrupted, for `patience` seconds; of groups of calls on a CUDA device,
+    where they are queued.
     """
     run()
     synchronize(device)
     if device.type == "cuda":
         num_calls = max(1, min(1000, round(0.01 / max(_queued_seconds(run, 1), 1e-7))))
         return min(_queued_seconds(run, num_calls) for _ in range(5))
-    fastest, end = float("inf"), time.perf_counter() + 0.05
+    fastest, end = float("inf"), time.perf_counter() + patience
     num_calls = 0
     while num_calls < 3 or (time.perf_counter() < end and num_calls < 1000):
         start = time.perf_counter()

@@ -241,8 +241,13 @@ def steps(
     shape: ShapeOptions,
     result: ResultOptions,
     requests: Annotated[
-        str, typer.Option(help="Requests decoded together, one curve each.", rich_help_panel=MEASURE_PANEL)
-    ] = "1,4,8",
+        str | None,
+        typer.Option(
+            help="Requests decoded together, one curve each.",
+            show_default="1,4 on a CPU, 1,4,8 on a GPU",
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = None,
     positions: Annotated[
         int | None,
         typer.Option(
@@ -260,15 +265,16 @@ def steps(
     Below the break-even number of rows reading the weights is the cost, and locking cannot pay.
     """
     _check_output(result)
-    counts = _numbers("--requests", requests)
+    given = _numbers("--requests", requests) if requests is not None else None
     with _status() as show:
         from surelock.bench.steps import run_steps
 
         subject = _subject(model, shape, None)
+        on_gpu = subject.device.type == "cuda"
         found = run_steps(
             subject,
-            num_requests=counts[:1] if quick else counts,
-            num_positions=positions or (32 if quick else 1088 if subject.device.type == "cuda" else 128),
+            num_requests=given or ([1] if quick else [1, 4, 8] if on_gpu else [1, 4]),
+            num_positions=positions if positions is not None else 32 if quick else 1088 if on_gpu else 128,
             num_points=2 if quick else points,
             progress=show,
         )
