@@ -136,7 +136,9 @@ def test_ops(subject: Subject) -> None:
     assert names[:4] == [
         "product qkv 32x96", "product attn_out 32x32", "product gate_up 32x96", "product down 48x32",
     ]  # fmt: skip
-    assert names[4:] == ["add_norm", "rope_store", "row_attention", "swiglu", "head_logits", "step_kl"]
+    assert names[4:] == [
+        "add_norm", "rope_store", "row_attention", "swiglu", "head_logits", "token_stats", "kl_from_logits", "step_kl",
+    ]  # fmt: skip
     qkv = next(row for row in result.rows if row["rows"] == 40)
     assert qkv["flops"] == 2 * 40 * 32 * 96
     assert qkv["bytes"] == 4 * (40 * 32 + 32 * 96 + 40 * 96)

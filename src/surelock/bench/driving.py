@@ -1,4 +1,4 @@
-"""Engines in a row over the same memory and graphs, and the times of their steps.
+"""Engines, and the times of their steps.
 
 This is the only module here that knows how an engine is made, warmed up and waited for.
 """
@@ -18,13 +18,13 @@ from surelock.config import EngineConfig
 from surelock.decoding.protocols import LockingRule
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
-from surelock.engine.runner import Runner
 from surelock.errors import NonFiniteLogitsError
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
 
-# Steps before the clock starts: the first computes everything and may allocate, the next finds its graph.
-NUM_WARM_UP_STEPS = 3
+# Steps before the clock starts: the first computes everything, and a captured step is sized by what the host knew two
+# steps before.
+NUM_WARM_UP_STEPS = 4
 NUM_TIMED_STEPS = 32
 
 
@@ -42,41 +42,50 @@ class Job:
 
 
 class Driver:
-    """Makes engines that take over each other's memory and graphs.
+    """One engine that is given jobs again and again, so that memory and captured graphs are there when it counts.
 
     Args:
         model: the transformer.
-        config: of every engine.
+        config: of the engine.
         rule: in place of the engine's own.
     """
 
     def __init__(self, model: Transformer, config: EngineConfig, rule: LockingRule | None = None) -> None:
-        self._model = model
-        self._config = config
-        self._rule = rule
-        self._runner = Runner(model, config)
+        self._device = model.device
+        self.engine = Engine(model, config, locking=rule)
 
-    def start(self, jobs: Sequence[Job] = ()) -> tuple[Engine, list[Request]]:
-        """An engine with the jobs queued. The one before must have finished or dropped its requests."""
-        engine = Engine(self._model, self._config, runner=self._runner, locking=self._rule)
-        return engine, [engine.add_request(job.prompt, job.params) for job in jobs]
+    def start(self, jobs: Sequence[Job]) -> list[Request]:
+        """Queue the jobs. Those before must have finished or been dropped."""
+        return [self.engine.add_request(job.prompt, job.params) for job in jobs]
 
-    def warm_up(self, jobs: Sequence[Job]) -> None:
-        """Allocate memory for jobs of these sizes, and capture the graphs of every number of rows they can have."""
-        engine, requests = self.start(jobs)
-        engine.step(watched=False)
-        self._runner.warm_up(sum(job.num_positions for job in jobs[: self._config.max_batch_size]))
-        self.drop(engine, requests)
+    def warm_up(self, jobs: Sequence[Job], num_rows: int) -> None:
+        """Allocate memory for jobs of these sizes, and capture forwards of up to num_rows rows."""
+        requests = self.start(jobs)
+        self.engine.step(watched=False)
+        self.engine.warm_up(num_rows)
+        self.drop(requests)
 
-    def drop(self, engine: Engine, requests: Sequence[Request]) -> None:
+    @property
+    def captures(self) -> bool:
+        """Whether the first of several equal runs may capture graphs that the others find."""
+        return self._device.type == "cuda"
+
+    def drop(self, requests: Sequence[Request]) -> None:
         """End requests that have been measured."""
         for request in requests:
-            engine.abort_request(request)
+            self.engine.abort_request(request)
+        while self.engine.has_unfinished:
+            self.engine.step(watched=False)
         self.synchronize()
 
     def synchronize(self) -> None:
         """Wait until the device is done."""
-        synchronize(self._model.device)
+        synchronize(self._device)
+
+
+def bench_config(num_requests: int, num_positions: int) -> EngineConfig:
+    """Lets so many requests of so many positions run together from their first step on."""
+    return EngineConfig(max_batch_size=num_requests, max_rows=num_requests * num_positions)
 
 
 def synchronize(device: torch.device) -> None:
@@ -105,12 +114,12 @@ def run_to_end(driver: Driver, jobs: Sequence[Job]) -> WholeRun:
     Raises:
         NonFiniteLogitsError: a request failed, so its time means nothing.
     """
-    engine, requests = driver.start(jobs)
+    requests = driver.start(jobs)
     driver.synchronize()
     marks = []
     start = time.perf_counter()
-    while engine.has_unfinished:
-        engine.step(watched=False)
+    while driver.engine.has_unfinished:
+        driver.engine.step(watched=False)
         marks.append(time.perf_counter() - start)
     driver.synchronize()
     seconds = time.perf_counter() - start
@@ -129,7 +138,7 @@ def steady_ms(driver: Driver, subject: Subject, num_requests: int, num_positions
     assert num_first <= num_positions
     params = SamplingParams(max_tokens=num_first, lock=None)
     jobs = [Job(subject.prompt(i, num_positions - num_first), params) for i in range(num_requests)]
-    return median(_timed_run(driver, jobs, num_steps) for _ in range(-(-NUM_TIMED_STEPS // num_steps)))
+    return _median_ms(driver, jobs, num_steps, -(-NUM_TIMED_STEPS // num_steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +164,7 @@ def held_ms(driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_step
         lock = LockParams(kl_threshold=float(hold.num_rows))
         prompt = subject.prompt(index, hold.num_positions - num)
         jobs.append(Job(prompt, SamplingParams(max_tokens=num, lock=lock)))
-    return median(_timed_run(driver, jobs, num_each) for _ in range(-(-num_steps // num_each)))
+    return _median_ms(driver, jobs, num_each, -(-num_steps // num_each))
 
 
 def held_driver(subject: Subject, config: EngineConfig) -> Driver:
@@ -163,16 +172,22 @@ def held_driver(subject: Subject, config: EngineConfig) -> Driver:
     return Driver(subject.model, config, HeldRows())
 
 
+def _median_ms(driver: Driver, jobs: Sequence[Job], num_steps: int, num_runs: int) -> float:
+    """Median over runs of the jobs of the mean milliseconds of num_steps steps after the warm-up."""
+    if driver.captures:
+        _timed_run(driver, jobs, num_steps)
+    return median(_timed_run(driver, jobs, num_steps) for _ in range(num_runs))
+
+
 def _timed_run(driver: Driver, jobs: Sequence[Job], num_steps: int) -> float:
-    """Milliseconds of a step, over num_steps steps after the warm-up of a fresh run."""
-    engine, requests = driver.start(jobs)
+    requests = driver.start(jobs)
     for _ in range(NUM_WARM_UP_STEPS):
-        engine.step(watched=False)
+        driver.engine.step(watched=False)
     driver.synchronize()
     start = time.perf_counter()
     for _ in range(num_steps):
-        engine.step(watched=False)
+        driver.engine.step(watched=False)
     driver.synchronize()
     elapsed = time.perf_counter() - start
-    driver.drop(engine, requests)
+    driver.drop(requests)
     return 1000 * elapsed / num_steps

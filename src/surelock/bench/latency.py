@@ -9,10 +9,19 @@ from typing import Any, Final
 import numpy as np
 
 from surelock.bench.baselines import Baseline
-from surelock.bench.driving import Driver, Hold, Job, WholeRun, held_driver, held_ms, run_to_end, steady_ms
+from surelock.bench.driving import (
+    Driver,
+    Hold,
+    Job,
+    WholeRun,
+    bench_config,
+    held_driver,
+    held_ms,
+    run_to_end,
+    steady_ms,
+)
 from surelock.bench.result import BenchResult, Progress, Row, no_progress
 from surelock.bench.subject import Subject
-from surelock.config import EngineConfig
 from surelock.errors import ParameterError, shown
 from surelock.flops import request_flops
 from surelock.params import SamplingParams
@@ -26,9 +35,9 @@ METHOD: Final = (
     "One token a step. Unlocked: cost per step is constant but for the head, so at least 32 steady steps are timed "
     "around the step where half of the generated tokens are given, before and after the locked run in the same "
     "process, and multiplied by the number of steps. Locked: the whole run, wall-clock until the device is done, "
-    "graphs captured before. Bound: the speed-up if measuring and locking cost nothing, rebuilt from the measured "
-    "time of steps that hold as many rows and masks as the locked run had at that step. unlocked_drift: after / "
-    "before; far from 1, the machine was busy with something else. tokens_per_s counts generated tokens only."
+    "after a first run that captures graphs. Bound: the speed-up if measuring and locking cost nothing, rebuilt from "
+    "the measured time of steps that hold as many rows and masks as the locked run had at that step. unlocked_drift: "
+    "after / before; far from 1, the machine was busy with something else. tokens_per_s counts generated tokens only."
 )
 
 
@@ -100,12 +109,14 @@ def _compare(
     num, num_tokens = setting.num_requests, setting.max_tokens
     name = f"{num} x {num_tokens} tokens"
     num_positions = num_prompt + num_tokens
-    config = EngineConfig(max_batch_size=num)
+    config = bench_config(num, num_positions)
     driver = Driver(subject.model, config, subject.rule)
     params = SamplingParams(max_tokens=num_tokens, lock=subject.lock)
     jobs = [Job(subject.prompt(index, num_prompt), params) for index in range(num)]
     progress(f"{name}: warming up")
-    driver.warm_up(jobs)
+    driver.warm_up(jobs, num * num_positions)
+    if driver.captures:
+        run_to_end(driver, jobs)
 
     # Over a run the masks are, on average, half of the tokens.
     num_masked = (num_tokens + 1) / 2
@@ -188,7 +199,7 @@ def _held_points(subject: Subject, run: WholeRun, driver: Driver, jobs: Sequence
         for step in range(1, num_steps + 1)
         if all(request.active_rows[step - 1] >= MIN_HELD_ROWS for request in run.requests)
     )
-    driver.warm_up(jobs)
+    driver.warm_up(jobs, sum(job.num_positions for job in jobs))
     points = []
     # Step 3 is the first without the prompt.
     for step in sorted({min(3, last), *(round(step) for step in np.linspace(1, last, NUM_BOUND_POINTS))}):

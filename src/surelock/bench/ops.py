@@ -15,11 +15,11 @@ from surelock.bench.result import BenchResult, Progress, Row, no_progress
 from surelock.bench.roofline import Limits, best_seconds, measure_limits
 from surelock.bench.subject import Subject
 from surelock.errors import ParameterError
-from surelock.ops import add_norm, rope_store, row_attention, swiglu
+from surelock.ops import add_norm, rope_store, row_attention, step_kl, swiglu, token_stats
 from surelock.ops.dispatch import is_fast
 from surelock.ops.head_logits import head_logits
 from surelock.ops.row_attention import RowSpan, Spans
-from surelock.ops.step_kl import step_kl
+from surelock.ops.token_stats import TokenStats
 
 MAX_ROWS: Final = 1 << 16
 
@@ -107,7 +107,7 @@ class _Sizes:
         self.config = subject.config
         self.num_rows = num_rows
         self.num_positions = num_positions
-        self.num_slots = -(-num_rows // num_positions)
+        self.num_requests = -(-num_rows // num_positions)
         self.is_fast = is_fast(subject.device)
         self._generator = torch.Generator(subject.device).manual_seed(0)
 
@@ -178,13 +178,12 @@ def _rope_store(sizes: _Sizes) -> list[_Case]:
     config, device = sizes.config, sizes.model.device
     qkv = sizes.random(sizes.num_rows, config.query_size + 2 * config.kv_size)
     row = torch.arange(sizes.num_rows, device=device)
-    slots, positions = row // sizes.num_positions, row % sizes.num_positions
-    rotation = sizes.model.rotation(positions)
-    shape = (sizes.num_slots, sizes.num_positions, config.num_kv_heads, config.head_dim)
+    rotation = sizes.model.rotation(row % sizes.num_positions)
+    shape = (sizes.num_rows, config.num_kv_heads, config.head_dim)
 
     def case(op: Callable[..., Tensor], qkv: Tensor) -> Callable[[], Outputs]:
         keys, values = qkv.new_zeros(shape), qkv.new_zeros(shape)
-        return lambda: (op(qkv, *rotation, positions, slots, keys, values), keys, values)
+        return lambda: (op(qkv, *rotation, row, keys, values), keys, values)
 
     # Rotated in place by a fused kernel: each side has its own copy, and rotations keep the numbers' size.
     return [
@@ -200,12 +199,13 @@ def _rope_store(sizes: _Sizes) -> list[_Case]:
 
 def _row_attention(sizes: _Sizes) -> list[_Case]:
     config = sizes.config
-    shape = (sizes.num_slots, sizes.num_positions, config.num_kv_heads, config.head_dim)
+    shape = (sizes.num_requests * sizes.num_positions, config.num_kv_heads, config.head_dim)
     queries = sizes.random(sizes.num_rows, config.num_heads, config.head_dim)
     keys, values = sizes.random(*shape), sizes.random(*shape)
     full, rest = divmod(sizes.num_rows, sizes.num_positions)
     counts = [sizes.num_positions] * full + [rest] * (rest > 0)
-    spans = Spans.of([RowSpan(slot, num, sizes.num_positions) for slot, num in enumerate(counts)], sizes.model.device)
+    num_keys = sizes.num_positions
+    spans = Spans.of([RowSpan(i * num_keys, num, num_keys) for i, num in enumerate(counts)], sizes.model.device)
     has_twin = sizes.is_fast and queries.dtype != torch.float32
     return [
         _Case(
@@ -225,13 +225,42 @@ def _head_logits(sizes: _Sizes) -> list[_Case]:
     return [_Case("head_logits", lambda: (head_logits(hidden, head),), None, num_bytes, flops)]
 
 
+def _token_stats(sizes: _Sizes) -> list[_Case]:
+    """Greedy choice, as it is without a temperature."""
+    num, device = sizes.num_rows, sizes.model.device
+    logits = sizes.random(num, sizes.model.lm_head.vocab_size)
+    zeros = torch.zeros(num, dtype=torch.int64, device=device)
+
+    def case(op: Callable[..., TokenStats]) -> Callable[[], Outputs]:
+        mask_token_id = sizes.config.mask_token_id
+        return lambda: op(
+            logits, mask_token_id=mask_token_id, allow_mask=zeros.bool(), temperature=zeros.double(), key=zeros,
+            may_sample=False,
+        )[1:]  # fmt: skip
+
+    twin = case(token_stats.reference) if sizes.is_fast else None
+    return [_Case("token_stats", case(token_stats.token_stats), twin, _num_bytes(logits), 0)]
+
+
+def _kl_from_logits(sizes: _Sizes) -> list[_Case]:
+    shape = (sizes.num_rows, sizes.model.lm_head.vocab_size)
+    logits, previous = sizes.random(*shape).float(), sizes.random(*shape).float()
+    twin = (lambda: step_kl.reference(logits, previous)) if sizes.is_fast else None
+    num_bytes = _num_bytes(logits, previous)
+    return [_Case("kl_from_logits", lambda: step_kl.kl_from_logits(logits, previous), twin, num_bytes, 0)]
+
+
 def _step_kl(sizes: _Sizes) -> list[_Case]:
     head = sizes.model.lm_head
     hidden, previous = (sizes.random(sizes.num_rows, sizes.config.hidden_size) for _ in range(2))
     flops = 4 * sizes.num_rows * head.weight.numel()
     return [
         _Case(
-            "step_kl", lambda: step_kl(hidden, previous, head), None, _num_bytes(head.weight, hidden, previous), flops
+            "step_kl",
+            lambda: step_kl.step_kl(hidden, previous, head),
+            None,
+            _num_bytes(head.weight, hidden, previous),
+            flops,
         )
     ]
 
@@ -243,5 +272,7 @@ _MAKERS: Final[tuple[Callable[[_Sizes], list[_Case]], ...]] = (
     _row_attention,
     _swiglu,
     _head_logits,
+    _token_stats,
+    _kl_from_logits,
     _step_kl,
 )

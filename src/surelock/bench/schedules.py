@@ -96,6 +96,7 @@ class ScriptedLock:
     """
 
     schedule: Schedule
+    needs_scores: bool = True
 
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """See `LockingRule.evaluate`."""
@@ -109,6 +110,8 @@ class ScriptedLock:
 @dataclass(frozen=True, slots=True)
 class HeldRows:
     """Keeps as many rows of a request as its `kl_threshold` says, from its second step on. Nothing is measured."""
+
+    needs_scores: bool = False
 
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """See `LockingRule.evaluate`."""

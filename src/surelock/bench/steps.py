@@ -7,11 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from surelock.bench.driving import NUM_WARM_UP_STEPS, Hold, Job, held_driver, held_ms
+from surelock.bench.driving import NUM_WARM_UP_STEPS, Hold, Job, bench_config, held_driver, held_ms
 from surelock.bench.result import BenchResult, Progress, Row, no_progress
 from surelock.bench.roofline import break_even_rows, measure_limits, step_floor
 from surelock.bench.subject import Subject
-from surelock.config import EngineConfig
 from surelock.errors import ParameterError
 from surelock.params import SamplingParams
 
@@ -50,10 +49,10 @@ def run_steps(
     grid = sorted({round(rows) for rows in np.geomspace(MIN_ROWS, num_positions, num_points)})
     rows = []
     for num in num_requests:
-        driver = held_driver(subject, EngineConfig(max_batch_size=num))
+        driver = held_driver(subject, bench_config(num, num_positions))
         prompt = subject.prompt(0, MIN_ROWS)
         params = SamplingParams(max_tokens=num_positions - MIN_ROWS, lock=None)
-        driver.warm_up([Job(prompt, params)] * num)
+        driver.warm_up([Job(prompt, params)] * num, num * num_positions)
         for each in grid:
             progress(f"{num} x {each} rows")
             ms = held_ms(driver, subject, [Hold(num_positions, each, each)] * num, num_steps=NUM_STEPS)

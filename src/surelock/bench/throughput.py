@@ -23,10 +23,11 @@ from surelock.params import SamplingParams
 PERCENTILES: Final = (50, 90, 99)
 
 METHOD: Final = (
-    "The same requests in the same order on every side. Continuous: up to max_running requests run, and a waiting one "
-    "starts as soon as another has finished. Static: up to batch_size waiting requests start together and all must "
-    "finish before the next start. Latency is from arrival to the last token. Tokens are generated tokens only. "
-    "Graphs are captured before."
+    "The same requests in the same order on every side. Continuous: up to max_running requests run, with no more rows "
+    "in a step than max_rows, those of the longest static batch; a waiting one starts as soon as it fits. Static: up "
+    "to batch_size waiting requests start together and all must finish before the next start. Latency is from arrival "
+    "to the last token. Tokens are generated tokens only. Forwards are captured before; what else there is to capture "
+    "falls to the continuous side, which runs first."
 )
 BASELINE_METHOD: Final = (
     "The baseline's batches are padded to their longest prompt and most tokens, and its cost per step is constant: "
@@ -84,7 +85,8 @@ def run_throughput(
 
     Args:
         batch_size: requests of a static batch.
-        max_running: requests that run together on the continuous side; None for batch_size.
+        max_running: requests that run together on the continuous side at most; None for 4 x batch_size. Their rows in a
+            step are never more than those of a static batch of the longest requests.
         rate: requests a second that arrive; None: all are there at the start.
         baseline: a peer to time beside it.
 
@@ -93,23 +95,25 @@ def run_throughput(
             for together with arrivals.
         NonFiniteLogitsError: a request failed, so its time means nothing.
     """
-    limit = batch_size if max_running is None else max_running
+    limit = 4 * batch_size if max_running is None else max_running
     for option, value in (("--batch-size", batch_size), ("--max-running", limit)):
         if not 1 <= value <= 1024:
             raise ParameterError(f"{option} is {value}; it must be from 1 to 1024")
     if batch_size > limit:
         raise ParameterError(f"--batch-size is {batch_size}, more than --max-running {limit}; raise the latter")
-    config = EngineConfig(max_batch_size=limit)
     if baseline is not None and rate is not None:
         raise ParameterError("--baseline has no arrivals, it is computed for all requests at once; leave --rate out")
     incoming = arrivals(jobs, rate)
-    driver = Driver(subject.model, config, subject.rule)
+    longest = sorted(jobs, key=lambda job: -job.num_positions)
+    max_rows = sum(job.num_positions for job in longest[:batch_size])
+    driver = Driver(subject.model, EngineConfig(max_batch_size=limit, max_rows=max_rows), subject.rule)
     progress("warming up")
-    driver.warm_up(sorted(jobs, key=lambda job: -job.num_positions)[:limit])
-    sides = {}
-    for side in ("static", "continuous"):
-        progress(f"{side} batches of up to {batch_size}")
-        sides[side] = _serve(driver, incoming, None if side == "continuous" else batch_size)
+    driver.warm_up(longest[:limit], max_rows)
+    # First, because what remains to be captured falls to it.
+    progress("continuous batching")
+    continuous = _serve(driver, incoming, None)
+    progress(f"static batches of {batch_size}")
+    sides = {"static": _serve(driver, incoming, batch_size), "continuous": continuous}
     rows = [_summary(side, jobs, served, sides) for side, served in sides.items()]
     details: dict[str, Any] = {f"{side}_latencies_s": served.latencies for side, served in sides.items()}
     facts: dict[str, Any] = {
@@ -117,6 +121,7 @@ def run_throughput(
         "requests": len(jobs),
         "batch_size": batch_size,
         "max_running": limit,
+        "max_rows": max_rows,
         "requests_per_s_offered": rate,
         "max_tokens": [job.params.max_tokens for job in jobs],
         "prompt_tokens": [len(job.prompt) for job in jobs],
@@ -137,7 +142,7 @@ class _Served:
 
 def _serve(driver: Driver, incoming: Sequence[Arrival], group: int | None) -> _Served:
     """Decode all; group: requests that start together once all before them are done, None to start at once."""
-    engine, _ = driver.start()
+    engine = driver.engine
     waiting = deque(enumerate(incoming))
     index_of: dict[Request, int] = {}
     finished = [0.0] * len(incoming)

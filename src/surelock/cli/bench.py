@@ -188,8 +188,8 @@ def throughput(
     max_running: Annotated[
         int | None,
         typer.Option(
-            help="Requests that run together in continuous batching.",
-            show_default="the batch size",
+            help="Requests that run together in continuous batching, as far as their rows fit.",
+            show_default="4 times the batch size",
             rich_help_panel=MEASURE_PANEL,
         ),
     ] = None,
