@@ -26,6 +26,7 @@ from surelock.config import EngineConfig
 from surelock.engine.engine import Engine
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
+from tests.engine.replayed import Replayed
 
 CPU = torch.device("cpu")
 
@@ -81,12 +82,14 @@ def test_paper_curve_of_lengths_it_does_not_have(num: int) -> None:
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 24), st.integers(2, 28)), min_size=1, max_size=6),
     name=st.sampled_from(sorted(SCHEDULES)),
+    replays=st.booleans(),
 )
-def test_a_mixed_batch_follows_its_script(sizes: list[tuple[int, int]], name: str) -> None:
-    """Two slots, so that requests join at different steps."""
+def test_a_mixed_batch_follows_its_script(sizes: list[tuple[int, int]], name: str, replays: bool) -> None:
+    """Two slots, so that requests join at different steps; with steps of exactly their rows, and as captured ones."""
     model = random_model("tiny", device=CPU)
     schedule = make_schedule(name, CPU)
-    engine = Engine(model, EngineConfig(max_batch_size=2), locking=ScriptedLock(schedule))
+    graphs = Replayed() if replays else None
+    engine = Engine(model, EngineConfig(max_batch_size=2), locking=ScriptedLock(schedule), graphs=graphs)
     requests = [
         engine.add_request(list(range(1, num_prompt + 1)), SamplingParams(max_tokens=num)) for num_prompt, num in sizes
     ]
