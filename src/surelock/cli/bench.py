@@ -164,7 +164,7 @@ def throughput(
             min=1,
             max=1 << 16,
             help="Requests to serve.",
-            show_default="16 on a CPU, 64 on a GPU",
+            show_default="12 on a CPU, 64 on a GPU",
             rich_help_panel=MEASURE_PANEL,
         ),
     ] = None,
@@ -172,13 +172,18 @@ def throughput(
         str | None,
         typer.Option(
             help="Generated tokens of a request, one of these at random.",
-            show_default="16,32,64,128 on a CPU, 64,128,256,512,1024 on a GPU",
+            show_default="16,32,64 on a CPU, 64,128,256,512,1024 on a GPU",
             rich_help_panel=MEASURE_PANEL,
         ),
     ] = None,
     prompt_tokens: Annotated[
-        str, typer.Option(help="Tokens of a prompt, from-to.", rich_help_panel=MEASURE_PANEL)
-    ] = "16-128",
+        str | None,
+        typer.Option(
+            help="Tokens of a prompt, from-to.",
+            show_default="16-64 on a CPU, 16-128 on a GPU",
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -210,7 +215,7 @@ def throughput(
     if rate is not None and not 0 < rate <= 1e6:
         raise ParameterError(f"--rate is {rate:g}; it must be above 0 and at most 1e6 requests a second")
     sizes = _numbers("--tokens", tokens) if tokens is not None else None
-    prompts = _range("--prompt-tokens", prompt_tokens)
+    prompts = _range("--prompt-tokens", prompt_tokens) if prompt_tokens is not None else None
     with _status() as show:
         from surelock.bench.throughput import mixed_jobs, run_throughput
 
@@ -218,9 +223,9 @@ def throughput(
         on_gpu = subject.device.type == "cuda"
         jobs = mixed_jobs(
             subject,
-            num_requests=num_requests or (4 if quick else 64 if on_gpu else 16),
-            num_tokens=sizes or ([8, 16] if quick else [64, 128, 256, 512, 1024] if on_gpu else [16, 32, 64, 128]),
-            num_prompt=(4, 16) if quick else prompts,
+            num_requests=num_requests or (4 if quick else 64 if on_gpu else 12),
+            num_tokens=sizes or ([8, 16] if quick else [64, 128, 256, 512, 1024] if on_gpu else [16, 32, 64]),
+            num_prompt=prompts or ((4, 16) if quick else (16, 128) if on_gpu else (16, 64)),
         )
         found = run_throughput(
             subject,
