@@ -61,7 +61,7 @@ def test_no_tokenizer_is_a_problem(run: Run, library: FakeLibrary) -> None:
 
 def test_ops_of_a_cuda_device_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, expected in (
-        (True, "triton for add_norm, rope_store, step_kl, swiglu, token_stats;"),
+        (True, "triton for add_norm, rope_store, row_attention, step_kl, swiglu, take_top, token_stats;"),
         (False, "reference"),
     ):
         monkeypatch.setattr("surelock.ops.dispatch.is_fast", lambda device, fast=fast: fast)

@@ -24,6 +24,7 @@ from surelock.ops.row_attention import RowSpan, Spans
 from surelock.ops.row_attention import reference as row_attention_reference
 from surelock.ops.step_kl import reference as kl_reference
 from surelock.ops.swiglu import reference as swiglu_reference
+from surelock.ops.take_top import reference as take_top_reference
 from surelock.ops.token_stats import reference as token_stats_reference
 
 pytest.importorskip("triton", reason="Triton has no build for this platform")
@@ -38,6 +39,7 @@ from surelock.ops.row_attention.triton import row_attention
 from surelock.ops.special.triton import SERIES_LIMIT, expm1_series, log1p
 from surelock.ops.step_kl.triton import kl_from_logits
 from surelock.ops.swiglu.triton import swiglu
+from surelock.ops.take_top.triton import take_top
 from surelock.ops.token_stats.triton import token_stats
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -261,6 +263,22 @@ def test_row_attention(
     queries = queries.view(num_rows, num_heads, head_dim)
     batch = Spans.of(row_spans, DEVICE)
     assert_close(row_attention(queries, keys, values, batch), row_attention_reference(queries, keys, values, batch))
+
+
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 999),
+    length=st.sampled_from([1, 5, 64, 130]),
+    levels=st.sampled_from([1, 3, 1000]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    quota=st.lists(st.integers(-2, 140), min_size=1, max_size=3),
+)
+def test_take_top(seed: int, length: int, levels: int, dtype: torch.dtype, quota: list[int]) -> None:
+    # Few levels: many scores are equal, and the leftmost of them go first.
+    scores = (random(seed, len(quota), length, dtype=torch.float32) * levels).round().to(dtype)
+    candidates = random(seed + 1, len(quota), length, dtype=torch.float32) > 0
+    quotas = torch.tensor(quota, device=DEVICE)
+    assert torch.equal(take_top(scores, candidates, quotas), take_top_reference(scores, candidates, quotas))
 
 
 def test_a_cpu_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,17 +39,27 @@ def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     return Limits(flops, copied)
 
 
-def best_seconds(run: Callable[[], object], device: torch.device, *, patience: float = 0.05) -> float:
+def best_seconds(
+    run: Callable[[], object], device: torch.device, *, patience: float = 0.05, captured: bool = True
+) -> float:
     """Seconds of one call at its fastest, after a warm-up.
 
     Of single calls on a CPU, where one may be interrupted, for `patience` seconds; of groups of calls on a CUDA device,
-    where they are queued.
+    captured as one graph, as the engine runs them, or with captured=False launched one by one, which is for calls that
+    wait for the device.
     """
     run()
     synchronize(device)
     if device.type == "cuda":
-        num_calls = max(1, min(1000, round(0.01 / max(_queued_seconds(run, 1), 1e-7))))
-        return min(_queued_seconds(run, num_calls) for _ in range(5))
+        num_calls = max(1, min(200, round(0.01 / max(_queued_seconds(run, 1), 1e-7))))
+        if not captured:
+            return min(_queued_seconds(run, num_calls) for _ in range(5)) / num_calls
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(num_calls):
+                run()
+        graph.replay()
+        return min(_queued_seconds(graph.replay, 1) for _ in range(5)) / num_calls
     fastest, end = float("inf"), time.perf_counter() + patience
     num_calls = 0
     while num_calls < 3 or (time.perf_counter() < end and num_calls < 1000):
@@ -67,7 +77,7 @@ def _queued_seconds(run: Callable[[], object], num_calls: int) -> float:
         run()
     after.record()
     after.synchronize()
-    return float(before.elapsed_time(after)) / 1000 / num_calls
+    return float(before.elapsed_time(after)) / 1000
 
 
 def weight_bytes(model: Transformer) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from surelock.decoding.canvas import Mask
 from surelock.decoding.protocols import LockDecision, LockNumbers, LockView, Scores
-from surelock.decoding.slotwise import take_top
+from surelock.ops.take_top import take_top
 
 SCHEDULES: Final = {
     "default": "P [t <= 2] + (N_gen - t + 1) + min(t - 1, 8) active rows in step t",

@@ -17,7 +17,4 @@ def cells_of(mask: Mask, size: int | None) -> Tensor:
     flat = mask.flatten()
     if size is None:
         return flat.nonzero().squeeze(1)
-    num = flat.shape[0]
-    place = torch.where(flat, flat.cumsum(0) - 1, size)
-    cells = torch.full((size + 1,), num, dtype=torch.int64, device=mask.device)
-    return cells.scatter_(0, place, torch.arange(num, device=mask.device))[:size]
+    return torch.nonzero_static(flat, size=size, fill_value=len(flat)).squeeze(1)

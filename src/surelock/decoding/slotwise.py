@@ -8,13 +8,6 @@ from torch import Tensor
 from surelock.decoding.canvas import Mask
 
 
-def take_top(scores: Tensor, candidates: Mask, quota: Tensor) -> Mask:
-    """The quota [S] highest-scoring candidates of each slot; of equal scores, the leftmost."""
-    ranked = torch.where(candidates, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(ranked).scatter_(1, ranked, _indices(ranked))
-    return candidates & (rank < quota.unsqueeze(1))
-
-
 def percentile(values: Tensor, where: Mask, percent: Tensor) -> Tensor:
     """Percentile [S] of values over `where` in each slot, interpolated linearly as numpy does; NaN where none."""
     ordered = torch.where(where, values, torch.inf).double().sort(dim=1).values
@@ -28,7 +21,3 @@ def percentile(values: Tensor, where: Mask, percent: Tensor) -> Tensor:
     # numpy's form: from the nearer end, so that both ends are met exactly.
     value = torch.where(fraction < 0.5, a + (b - a) * fraction, b - (b - a) * (1.0 - fraction))
     return torch.where(count > 0, value, torch.nan)
-
-
-def _indices(like: Tensor) -> Tensor:
-    return torch.arange(like.shape[1], device=like.device).expand_as(like)

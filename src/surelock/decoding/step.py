@@ -270,7 +270,12 @@ def _posteriors(
     cells = cells_of(eligible, capacity.proposed)
     # Rows that pad take the numbers of the last slot.
     slot, position = (cells // canvas.length).clamp_max(canvas.num_slots - 1), cells % canvas.length
-    rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], plan.allow_mask[slot])
+    allow_mask = plan.allow_mask[slot]
+    if plan.kind.may_sample:
+        rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], allow_mask)
+    else:
+        # Nobody reads what a greedy row would be sampled with.
+        rows = RowParams(position, position, position, position, allow_mask)
     token, confidence = torch.zeros_like(canvas.flat_tokens), _full(canvas, -torch.inf)
     kl, uncertainty = _full(canvas, torch.inf), _full(canvas, torch.inf)
     tested_cells = cells[:0] if tested is None else cells_of(tested, capacity.tested)

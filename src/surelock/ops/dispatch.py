@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 # Folders of the ops that have a twin in triton.py.
-TRITON_OPS: Final = ("add_norm", "rope_store", "row_attention", "step_kl", "swiglu", "token_stats")
+TRITON_OPS: Final = ("add_norm", "rope_store", "row_attention", "step_kl", "swiglu", "take_top", "token_stats")
 
 P = ParamSpec("P")
 T = TypeVar("T")

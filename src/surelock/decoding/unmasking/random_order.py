@@ -10,7 +10,7 @@ from torch import Tensor
 from surelock.decoding.canvas import Mask
 from surelock.decoding.noise import Purpose, uniform
 from surelock.decoding.protocols import Proposal
-from surelock.decoding.slotwise import take_top
+from surelock.ops.take_top import take_top
 
 
 @dataclass(frozen=True, slots=True)
