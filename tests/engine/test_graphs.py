@@ -24,14 +24,14 @@ def prompt(seed: int, length: int = 10) -> list[int]:
     return torch.randint(1, MASK, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-@given(num_rows=st.integers(1, 40_000))
-def test_buckets_hold_their_rows_with_little_padding(num_rows: int) -> None:
-    size = bucket(num_rows)
+@given(num_rows=st.integers(1, 40_000), parts=st.sampled_from([2, 8, 16]))
+def test_buckets_hold_their_rows_with_little_padding(num_rows: int, parts: int) -> None:
+    size = bucket(num_rows, parts)
     assert size >= num_rows
-    assert bucket(size) == size
+    assert bucket(size, parts) == size
     if num_rows > 64:
         assert size % 32 == 0
-        assert size - num_rows < max(32, num_rows / 16)
+        assert size - num_rows < max(32, num_rows / parts)
 
 
 def test_buckets_are_few_and_never_shrink_with_more_rows() -> None:

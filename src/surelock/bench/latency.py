@@ -145,6 +145,8 @@ def _compare(
         "locked_seconds": locked.seconds,
         "active_rows": _rows_per_step(locked),
         "step_ends_s": locked.marks,
+        "num_graphs": driver.engine.num_graphs,
+        "graph_bytes": driver.engine.graph_bytes,
     }
     if with_bound:
         progress(f"{name}: bound")

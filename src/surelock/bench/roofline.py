@@ -32,10 +32,10 @@ def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     size, num_bytes = (8192, 1 << 30) if on_gpu else (1024, 1 << 26)
     generator = torch.Generator(device).manual_seed(0)
     square = torch.randn((size, size), device=device, generator=generator).to(dtype)
-    flops = 2 * size**3 / best_seconds(lambda: square @ square, device, patience=0.3)
+    flops = 2 * size**3 / best_seconds(lambda: square @ square, device, patience=0.3, captured=False)
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copied = 2 * num_bytes / best_seconds(lambda: target.copy_(source), device, patience=0.3)
+    copied = 2 * num_bytes / best_seconds(lambda: target.copy_(source), device, patience=0.3, captured=False)
     return Limits(flops, copied)
 
 

@@ -111,7 +111,8 @@ class DeviceBatch:
         assert exact.rows is not None
         assert exact.proposed is not None
         assert exact.tested is not None
-        capacity = Capacity(bucket(exact.rows), bucket(exact.proposed), bucket(exact.tested))
+        # A graph for each pair of the last two, so fewer of them: rows of the head cost a fraction of a row.
+        capacity = Capacity(bucket(exact.rows), bucket(exact.proposed, 8), bucket(exact.tested, 2))
         num_guided = sum(request.num_rows_bound // 2 for request in running if request.num_streams > 1)
         if capacity.rows:
             self._graphs.run(self._prepare_compute(capacity.rows, bucket(num_guided)))

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 
 
-def bucket(num_rows: int) -> int:
-    """Rows that num_rows is padded to: a sixteenth of them at most, or 31 where rows cost next to nothing."""
+def bucket(num_rows: int, parts: int = 16) -> int:
+    """Rows that num_rows is padded to: a share 1 / parts of them at most, or 31 where rows cost next to nothing.
+
+    Parts, a power of two, is how many buckets there are from one power of two to the next.
+    """
     if num_rows <= 64:
         return 0 if num_rows == 0 else max(8, 1 << (num_rows - 1).bit_length())
-    step = max(32, 1 << (num_rows.bit_length() - 5))
+    step = max(32, (1 << (num_rows.bit_length() - 1)) // parts)
     return -(-num_rows // step) * step
 
 
