@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import surelock
-from surelock import LLM, LockParams, SamplingParams
+from surelock import LLM, EngineConfig, LockParams, SamplingParams
 from surelock.assemble import _num_tokens_within
 from surelock.decoding.naive import naive_decode
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError
@@ -461,6 +461,16 @@ def test_noise_floor_is_far_below_the_default_threshold_in_float32(llm: LLM) -> 
 def test_unknown_device_dtype_and_engine_config(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         LLM(**options)
+
+
+def test_threads_are_set_only_where_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    write_checkpoint(tmp_path)
+    LLM(tmp_path, device="cpu")
+    assert asked == []
+    LLM(tmp_path, device="cpu", engine_config=EngineConfig(num_threads=3))
+    assert asked == [3]
 
 
 @pytest.mark.parametrize(

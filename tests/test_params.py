@@ -109,6 +109,7 @@ def test_defaults_and_the_papers_rule() -> None:
         ("max_batch_size", [0, -1, 1025, 10**5000, True, 2.0, None, "8"], "an integer from 1 to 1024"),
         ("max_rows", [0, -1, (1 << 20) + 1, True, 4096.0, "all"], "an integer from 1 to 1048576"),
         ("max_graphs", [0, -1, (1 << 16) + 1, False, 1.5, None], "an integer from 1 to 65536"),
+        ("num_threads", [0, -1, 1025, True, 2.0, "auto"], "an integer from 1 to 1024"),
         (
             "memory_fraction",
             [0, -0.5, 1.01, float("nan"), float("inf"), True, None, "90%"],
@@ -128,4 +129,6 @@ def test_bad_engine_config(name: str, values: list[Any], expected: str) -> None:
 def test_limits_of_engine_config_are_accepted() -> None:
     EngineConfig(max_batch_size=1, max_rows=1, memory_fraction=1e-6, max_graphs=1, cuda_graphs=False, poison=True)
     EngineConfig(max_batch_size=1024, max_rows=1 << 20, memory_fraction=1, max_graphs=1 << 16)
+    assert EngineConfig(num_threads=1024).num_threads == 1024
     assert EngineConfig().max_rows is None
+    assert EngineConfig().num_threads is None

@@ -19,6 +19,9 @@ class EngineConfig:
             it may use, from above 0 to 1.
         cuda_graphs: on a CUDA device in half precision, run each forward as one captured graph. Tokens are the same.
         max_graphs: captured graphs kept at the same time.
+        num_threads: threads of torch's operations on a CPU. An `LLM` on a CPU sets it for the whole process when it is
+            made. None: leave it as it is, which by default is one for each physical core; `surelock doctor` says
+            whether that is more than this process may use.
         poison: fill unwritten memory with NaN, so that reading it shows. For tests.
 
     Raises:
@@ -30,6 +33,7 @@ class EngineConfig:
     memory_fraction: float = 0.9
     cuda_graphs: bool = True
     max_graphs: int = 256
+    num_threads: int | None = None
     poison: bool = False
 
     def __post_init__(self) -> None:
@@ -41,6 +45,8 @@ class EngineConfig:
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise ParameterError(f"memory_fraction is {shown(fraction)}; it must be a number above 0, up to 1")
         _check_int("max_graphs", self.max_graphs, 1 << 16)
+        if self.num_threads is not None:
+            _check_int("num_threads", self.num_threads, 1024)
         for name, value in (("cuda_graphs", self.cuda_graphs), ("poison", self.poison)):
             if not isinstance(value, bool):
                 raise ParameterError(f"{name} is {shown(value)}; it must be true or false")

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from surelock.cli import doctor as doctor_module
 from surelock.cli.doctor import count_parameters, examine
@@ -67,6 +68,26 @@ def test_ops_of_a_cuda_device_are_named(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("surelock.ops.dispatch.is_fast", lambda device, fast=fast: fast)
         assert doctor_module._kernels(has_cuda=True).startswith(expected)
     assert doctor_module._kernels(has_cuda=False).startswith("reference")
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [(None, "float32: no units"), ("amx_bf16", "bfloat16 is faster (amx_bf16): --dtype bfloat16")],
+)
+def test_dtype_for_this_cpu(run: Run, monkeypatch: pytest.MonkeyPatch, unit: str | None, expected: str) -> None:
+    monkeypatch.setattr("surelock.engine.host_cpu.bfloat16_unit", lambda: unit)
+    assert expected in json.loads(run("doctor", "--json").stdout)["device"]["cpu_dtype"]
+
+
+def test_more_threads_than_cpus_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr("surelock.engine.host_cpu.num_usable_cpus", lambda: 1.5)
+    result = run("doctor")
+    assert "problem: torch runs 4 threads on 1.5 CPUs" in result.stdout
+    assert "fix: set OMP_NUM_THREADS=2, or pass EngineConfig(num_threads=2)" in result.stdout
+    assert result.exit_code == 1
+    monkeypatch.setattr("surelock.engine.host_cpu.num_usable_cpus", lambda: 4)
+    assert run("doctor").exit_code == 0
 
 
 def test_old_torch_is_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

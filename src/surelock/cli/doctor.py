@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 from collections.abc import Callable
@@ -119,8 +120,28 @@ def _examine_torch(diagnosis: Diagnosis) -> None:
         "chosen": f"{'cuda' if has_cuda else 'cpu'}: {why}",
         "kernels": _kernels(has_cuda),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if has_cuda else [],
-        "threads": torch.get_num_threads(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **_cpu(diagnosis),
+    }
+
+
+def _cpu(diagnosis: Diagnosis) -> dict[str, Any]:
+    import torch
+
+    from surelock.engine.host_cpu import bfloat16_unit, num_usable_cpus
+
+    num_threads, num_cpus = torch.get_num_threads(), num_usable_cpus()
+    wanted = max(1, math.ceil(num_cpus))
+    # Threads that wait for one that has no processor spin meanwhile: every operation takes milliseconds.
+    if num_threads > wanted:
+        fix = f"set OMP_NUM_THREADS={wanted}, or pass EngineConfig(num_threads={wanted})"
+        diagnosis.problems.append(Problem(f"torch runs {num_threads} threads on {num_cpus:g} CPUs", fix))
+    unit = bfloat16_unit()
+    return {
+        "threads": num_threads,
+        "cpus": num_cpus,
+        "cpu_dtype": "float32: no units for bfloat16 found"
+        if unit is None
+        else f"float32 is exact and the default; bfloat16 is faster ({unit}): --dtype bfloat16",
     }
 
 

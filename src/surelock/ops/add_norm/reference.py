@@ -11,4 +11,4 @@ def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tup
     total = x if delta is None else x + delta
     wide = total.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype), total
+    return normed.to(x.dtype).mul_(weight), total

@@ -1,7 +1,8 @@
 """The gated activation of the feed-forward.
 
 Contract: `swiglu(gate_up [R, 2m]) -> [R, m]` = silu(gate) * up, gate the first m columns and up the last; silu is
-rounded to the input's type before the product, as separate operations would.
+rounded to the input's type before the product, as separate operations would. gate_up may be overwritten, and the result
+may lie in its memory, so that its rows are not next to each other.
 """
 
 from surelock.ops.dispatch import choose
