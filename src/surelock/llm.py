@@ -38,7 +38,7 @@ class LLM:
     Args:
         model: local folder or hub id; None for the small model inside the package.
         dtype: "float32", "bfloat16" or "float16". None: float32 on a CPU, the checkpoint's own elsewhere. On a CPU with
-            units for bfloat16 (`surelock doctor` says), that is faster, most of all with several requests; float32 is
+            tiles for bfloat16 (`surelock doctor` says), that is faster, most of all with several requests; float32 is
             the exact one.
         device: "cpu", "cuda" or "cuda:N". None: "cuda" if there is one, else "cpu".
         revision: of a hub repository; the commit it resolves to is in `commit`.

@@ -72,7 +72,11 @@ def test_ops_of_a_cuda_device_are_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("unit", "expected"),
-    [(None, "float32: no units"), ("amx_bf16", "bfloat16 is faster (amx_bf16): --dtype bfloat16")],
+    [
+        (None, "no units for bfloat16"),
+        ("amx_bf16", "bfloat16 is faster (amx_bf16): --dtype bfloat16"),
+        ("avx512_bf16", "bfloat16 (avx512_bf16) may be slower"),
+    ],
 )
 def test_dtype_for_this_cpu(run: Run, monkeypatch: pytest.MonkeyPatch, unit: str | None, expected: str) -> None:
     monkeypatch.setattr("surelock.engine.host_cpu.bfloat16_unit", lambda: unit)

@@ -135,14 +135,17 @@ def _cpu(diagnosis: Diagnosis) -> dict[str, Any]:
     if num_threads > wanted:
         fix = f"set OMP_NUM_THREADS={wanted}, or pass EngineConfig(num_threads={wanted})"
         diagnosis.problems.append(Problem(f"torch runs {num_threads} threads on {num_cpus:g} CPUs", fix))
-    unit = bfloat16_unit()
-    return {
-        "threads": num_threads,
-        "cpus": num_cpus,
-        "cpu_dtype": "float32: no units for bfloat16 found"
-        if unit is None
-        else f"float32 is exact and the default; bfloat16 is faster ({unit}): --dtype bfloat16",
-    }
+    return {"threads": num_threads, "cpus": num_cpus, "cpu_dtype": _cpu_dtype(bfloat16_unit())}
+
+
+def _cpu_dtype(unit: str | None) -> str:
+    from surelock.engine.host_cpu import BFLOAT16_TILES
+
+    if unit == BFLOAT16_TILES:
+        return f"float32 is exact and the default; bfloat16 is faster ({unit}): --dtype bfloat16"
+    if unit is None:
+        return "float32, exact and the default; no units for bfloat16 were found, so that is slower"
+    return f"float32, exact and the default; bfloat16 ({unit}) may be slower: measure before you choose it"
 
 
 def _kernels(has_cuda: bool) -> str:

@@ -8,8 +8,10 @@ from typing import Final
 
 import torch
 
-# Flags of /proc/cpuinfo, the fastest first: tiles of x86, then vectors of x86 and of ARM.
-BFLOAT16_UNITS: Final = ("amx_bf16", "avx512_bf16", "bf16")
+# Flags of /proc/cpuinfo: tiles of x86, then vectors of x86 and of ARM. With tiles, products in bfloat16 took a sixth of
+# the time of float32; with avx512_bf16 alone 1.6 times, and with neither 4.7 times (1,104 rows of the embedded model).
+BFLOAT16_TILES: Final = "amx_bf16"
+BFLOAT16_UNITS: Final = (BFLOAT16_TILES, "avx512_bf16", "bf16")
 
 
 def num_usable_cpus(root: Path = Path("/")) -> float:
@@ -28,7 +30,7 @@ def bfloat16_unit(root: Path = Path("/")) -> str | None:
     # x86 calls them flags, ARM features.
     flags = next((line.split() for line in lines if line.lower().startswith(("flags", "features"))), [])
     # Without oneDNN torch does not use them.
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     return next((unit for unit in BFLOAT16_UNITS if unit in flags), None)
 
