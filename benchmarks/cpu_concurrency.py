@@ -1,7 +1,8 @@
 """Eight requests together against the same eight one at a time, on a CPU, with the embedded model and default locks.
 
 For each step of the eight together, the side that runs one at a time makes eight, so both take as long a share of the
-same minutes and noise of the machine falls on both. Wall-clock is the sum of a side's own steps.
+same minutes and noise of the machine falls on both. Seconds are the sum of a side's own steps: wall-clock, or with
+--cpu-time those of the processor in one thread, which other processes do not lengthen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,24 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--max-tokens", nargs="+", type=int, default=[64, 256])
     parser.add_argument("--threads", type=int, help="default: as torch chooses")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the processor, with --threads 1")
     arguments = parser.parse_args()
+    if arguments.cpu_time and arguments.threads != 1:
+        parser.error("--cpu-time counts one thread: add --threads 1")
+    clock = time.thread_time if arguments.cpu_time else time.perf_counter
     config = EngineConfig(num_threads=arguments.threads)
     load_before, rows = os.getloadavg(), []
     for dtype in arguments.dtypes:
         llm = LLM(device="cpu", dtype=dtype, engine_config=config)
         llm.generate("warm up", SamplingParams(max_tokens=4))
-        rows += [compare(llm, num_tokens) for num_tokens in arguments.max_tokens]
+        for num_tokens in arguments.max_tokens:
+            rows.append(compare(llm, num_tokens, clock))
+            print(rows[-1], file=sys.stderr, flush=True)
     result = {
         "command": " ".join(["python", "benchmarks/cpu_concurrency.py", *sys.argv[1:]]),
         "environment": environment(),
         "load_average_before_and_after": [load_before, os.getloadavg()],
+        "seconds_of": "one thread of the processor" if arguments.cpu_time else "wall-clock",
         "model": llm.name,
         "lock": "LockParams()",
         "num_requests": NUM_REQUESTS,
@@ -53,7 +61,7 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def compare(llm: LLM, num_tokens: int) -> dict[str, Any]:
+def compare(llm: LLM, num_tokens: int, clock: Callable[[], float]) -> dict[str, Any]:
     """One setting, S = N_gen."""
     params = SamplingParams(max_tokens=num_tokens, lock=LockParams())
     canvases = prompts(llm, NUM_REQUESTS, NUM_PROMPT)
@@ -66,9 +74,9 @@ def compare(llm: LLM, num_tokens: int) -> dict[str, Any]:
     for step in range(num_tokens):
         # Whoever goes first alternates, so neither always finds the other's data in the caches.
         for name in list(sides)[:: 1 if step % 2 else -1]:
-            start = time.perf_counter()
+            start = clock()
             updates = _take(sides[name], NUM_REQUESTS)
-            seconds[name] += time.perf_counter() - start
+            seconds[name] += clock() - start
             outputs[name] += [update.output for update in updates if update.output]
     num_generated = NUM_REQUESTS * num_tokens
     pairs = zip(outputs["together"], outputs["one_at_a_time"], strict=True)
