@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from environment import environment
 from locked_vs_unlocked import prompts
 
 from surelock import LLM, EngineConfig, LockParams, RequestOutput, SamplingParams
+from surelock.bench.environment import environment
 from surelock.output import StepUpdate
 
 NUM_REQUESTS = 8

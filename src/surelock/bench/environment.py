@@ -47,6 +47,8 @@ def _version(package: str) -> str | None:
 
 def _uncommitted_changes() -> bool | None:
     """Whether the package differs from the commit; None where that cannot be known."""
+    if os.environ.get("SURELOCK_COMMIT"):
+        return None
     changes = _git("status", "--porcelain", "--", "..")
     return None if changes is None else bool(changes)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from surelock.bench.result import BenchResult
 
@@ -80,7 +81,9 @@ def _draw_steps(result: BenchResult) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("rows of a step, over all requests")
     axes.set_ylabel("milliseconds per step")
     axes.grid(color="#eeeeee")
