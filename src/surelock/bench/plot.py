@@ -122,6 +122,9 @@ def _draw_ops(result: BenchResult) -> Figure:
     ]
     _bars(axes, ops, series, "{:.3g}x")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.axvline(1, color=_QUIET_INK, linewidth=0.8, zorder=0)
     axes.set_xlabel("time of the chosen implementation / floor of the machine")
     axes.legend(frameon=False, fontsize=8)
