@@ -69,7 +69,7 @@ def imported_packages(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("src", ["plots"]), ("tests", ["plots", "test"])])
+@pytest.mark.parametrize(("folder", "extras"), [("src", ["parquet", "plots", "ray"]), ("tests", ["parquet", "plots", "ray", "test"])])
 def test_every_imported_package_is_declared(project: dict[str, Any], folder: str, extras: list[str]) -> None:
     optional = project["project"]["optional-dependencies"]
     requirements = [*project["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]

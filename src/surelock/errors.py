@@ -13,7 +13,9 @@ SureLockError
 ├── NonFiniteLogitsError  the model produced NaN or infinity for a request
 ├── OutOfMemoryError      the memory there is does not hold what was asked for (also a MemoryError)
 ├── QueueFullError        as many requests wait as may: try again later
-└── EngineError           an engine stopped at an error or was closed
+├── EngineError           an engine stopped at an error or was closed
+└── JobError              a batch job cannot go on; what it has done is kept
+    └── JobBusyError          another process works on it
 """
 
 from __future__ import annotations
@@ -77,6 +79,14 @@ class QueueFullError(SureLockError, RuntimeError):
 
 class EngineError(SureLockError, RuntimeError):
     """An error interrupted one of an engine's steps, then or earlier, or the engine was closed."""
+
+
+class JobError(SureLockError, RuntimeError):
+    """A batch job cannot go on; the rows it has done are kept."""
+
+
+class JobBusyError(JobError):
+    """Another process works on the same batch job."""
 
 
 class _ShortRepr(reprlib.Repr):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from surelock.cli.options import ModelOptions
 from surelock.cli.terminal import can_animate, note, standard_error
+from surelock.config import EngineConfig
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
 
 
-def load_llm(options: ModelOptions) -> LLM:
+def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -> LLM:
     """Import the library and load the model; a terminal on stderr is told what takes the time.
 
     The commit that a hub id resolved to is printed on stderr.
@@ -35,6 +36,7 @@ def load_llm(options: ModelOptions) -> LLM:
             device=options.device,
             revision=options.revision,
             offline=True if options.offline else None,
+            **({} if engine_config is None else {"engine_config": engine_config}),
         )
     if not is_local and llm.commit is not None:
         # What a name stands for may change; a commit repeats the run.

@@ -15,6 +15,7 @@ from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
 from surelock.cli.generate import generate
 from surelock.cli.infill import infill
+from surelock.cli.run_batch import run_batch
 from surelock.cli.terminal import report_error
 from surelock.cli.verify import verify
 from surelock.errors import ModelError, ParameterError, PromptError, SureLockError
@@ -64,6 +65,7 @@ app.command()(chat)
 app.command()(infill)
 app.command()(verify)
 app.add_typer(bench)
+app.command()(run_batch)
 app.command()(doctor)
 
 

@@ -1,0 +1,94 @@
+"""Continuous batching of tasks: finished rows leave after each step, and new ones enter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from surelock.assemble import request_output
+from surelock.batch.task import Failure, Task
+from surelock.engine.engine import Engine
+from surelock.errors import JobError, shown_error
+from surelock.output import RequestOutput
+
+if TYPE_CHECKING:
+    from surelock.engine.request import Request
+    from surelock.engine.snapshot import Snapshot
+    from surelock.llm import LLM
+
+Finished = tuple[Task, RequestOutput] | Failure
+
+
+class Decoder:
+    """Decodes tasks with an engine of its own. One thread and one `run` at a time."""
+
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm
+        self._engine = Engine(llm.transformer, llm.engine_config)
+        # A full batch, and as many that wait, so that no slot idles while the next rows are read.
+        self._num_ahead = 2 * llm.engine_config.max_batch_size
+
+    def run(self, tasks: Iterator[Task | Failure]) -> Iterator[list[Finished]]:
+        """What each step finished, maybe nothing; failures among the tasks come back as they are.
+
+        Tasks are taken only as far ahead as the engine needs them. Closing the iterator drops those that are not done.
+
+        Raises:
+            JobError: the engine stopped in the middle of a step.
+        """
+        pending: dict[Request, Task] = {}
+        exhausted = False
+        try:
+            while not exhausted or pending:
+                finished: list[Finished] = []
+                # Rows that fail at once must not keep the caller waiting for ever.
+                while not exhausted and len(pending) < self._num_ahead and len(finished) < self._num_ahead:
+                    task = next(tasks, None)
+                    if task is None:
+                        exhausted = True
+                    elif isinstance(task, Failure):
+                        finished.append(task)
+                    elif isinstance(request := self._add(task), Failure):
+                        finished.append(request)
+                    else:
+                        pending[request] = task
+                for snapshot in self._step() if pending else ():
+                    task = pending.pop(snapshot.request)
+                    if snapshot.request.error is not None:
+                        finished.append(_failure(task, snapshot.request.error))
+                        continue
+                    try:
+                        finished.append((task, request_output(snapshot, self._llm.config, self._llm.tokenizer)))
+                    # A text that cannot be made is this row's trouble only.
+                    except Exception as error:
+                        finished.append(_failure(task, error))
+                yield finished
+        finally:
+            if not self._engine.has_failed:
+                for request in pending:
+                    self._engine.abort_request(request)
+
+    def _step(self) -> list[Snapshot]:
+        try:
+            return self._engine.step(watched=False)
+        except Exception as error:
+            raise JobError(
+                f"decoding stopped at an error ({shown_error(error)}); the rows done before are kept: run the same "
+                "command again"
+            ) from error
+
+    def _add(self, task: Task) -> Request | Failure:
+        try:
+            prompt = task.prompt
+            if task.messages is not None:
+                prompt = {"prompt_token_ids": self._llm.encode_chat(task.messages)}
+            assert prompt is not None
+            (encoded,) = self._llm.encode(prompt, task.params)
+            return self._engine.add_request(encoded.canvas_ids, task.params)
+        # A tokenizer or template that breaks on one text breaks on that text only.
+        except Exception as error:
+            return _failure(task, error)
+
+
+def _failure(task: Task, error: Exception) -> Failure:
+    return Failure(row=task.row, form=task.form, name=task.name, error=error)

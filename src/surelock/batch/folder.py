@@ -1,0 +1,111 @@
+"""The folder of a job, beside its output, and the lock that keeps a second process out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from surelock.batch.atomic import remove, sync_folder
+from surelock.errors import JobBusyError, JobError
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Where a job keeps what it knows.
+
+    Attributes:
+        output: of the job, links followed, so that two names of one file are one job.
+    """
+
+    output: Path
+
+    @classmethod
+    def of(cls, output: Path) -> JobFolder:
+        """The folder of the job that writes `output`."""
+        return cls(output.resolve())
+
+    @property
+    def path(self) -> Path:
+        """OUT.surelock."""
+        return self.output.with_name(self.output.name + ".surelock")
+
+    @property
+    def errors(self) -> Path:
+        """OUT.errors.jsonl: the rows that failed."""
+        return self.output.with_name(self.output.stem + ".errors.jsonl")
+
+    @property
+    def manifest(self) -> Path:
+        """What the job is."""
+        return self.path / "manifest.json"
+
+    @property
+    def journal(self) -> Path:
+        """What has been done."""
+        return self.path / "rows.journal"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Create the folder if need be and keep other processes out, until the block or the process ends.
+
+        Raises:
+            JobBusyError: another process is in it.
+            JobError: it cannot be created or locked.
+        """
+        try:
+            is_new = not self.path.exists()
+            self.path.mkdir(exist_ok=True)
+            descriptor = _lock(self.path / "lock")
+            if is_new:
+                sync_folder(self.path.parent)
+        except BlockingIOError:
+            raise JobBusyError(
+                f"another process works on {self.output} (it holds {self.path / 'lock'}); wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise JobError(f"{self.path} cannot be created: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            self._remove_if_unused()
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Forget what has been done. Only under the lock."""
+        # The manifest first: a journal without one is not used.
+        remove(self.manifest)
+        remove(self.journal)
+
+    def _remove_if_unused(self) -> None:
+        """A job that never began leaves nothing behind."""
+        if not self.manifest.exists():
+            self.journal.unlink(missing_ok=True)
+            (self.path / "lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.rmdir()
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock; the system lets go of it when the process ends, however it does.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise JobError("batch jobs need a system with flock, such as Linux or macOS") from None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one that had it may have removed the file in between.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

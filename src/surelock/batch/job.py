@@ -1,0 +1,198 @@
+"""`run_job`: one batch job from its beginning, or from wherever it was stopped, to its output."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from surelock.batch.finish import write_output
+from surelock.batch.folder import JobFolder
+from surelock.batch.journal import Journal, drop_failed
+from surelock.batch.manifest import Manifest, options_of
+from surelock.batch.progress import Progress, Totals
+from surelock.batch.scan import Scan, scan
+from surelock.batch.source import check_source
+from surelock.batch.stop import Stop
+from surelock.batch.task import Defaults
+from surelock.batch.work import Work, Worker
+from surelock.errors import ParameterError
+from surelock.params import SamplingParams
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+        params: of rows that do not say otherwise; `seed` is the job's, None to draw one.
+        model: how the model was asked for; asked for otherwise it is another job.
+        prompt_column: where plain rows have their text.
+        force_new: forget what was done before, and replace the output.
+        retry_errors: run the rows again that failed before.
+    """
+
+    input: Path
+    output: Path
+    params: SamplingParams
+    model: dict[str, Any]
+    prompt_column: str = "prompt"
+    force_new: bool = False
+    retry_errors: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        totals: of all its rows.
+        errors: the file of the rows that failed, if any did.
+        seed: of the job.
+        progress: the last of this run; None if nothing was left to run.
+    """
+
+    totals: Totals
+    output: Path
+    errors: Path | None
+    seed: int
+    progress: Progress | None
+
+
+def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: OnProgress | None = None) -> Outcome:
+    """Run what is left of a job, and write its output when nothing is.
+
+    Args:
+        worker: decodes; not asked for anything if nothing is left.
+        stop: raises KeyboardInterrupt here when a signal comes; what is done is in the journal then.
+        on_progress: called after every step that finished rows, and at the beginning.
+
+    Raises:
+        ParameterError: input, output or options do not fit each other, or not the job begun earlier.
+        PromptError: the input cannot be read or holds no row.
+        JobBusyError: another process works on this job.
+        JobError: a file cannot be read or written; what is done is kept.
+    """
+    check_source(job.input)
+    folder = JobFolder.of(job.output)
+    _check_output(job, folder)
+    stop = stop or Stop()
+    with folder.locked():
+        with stop.interrupting():
+            found, manifest = _begin(job, folder)
+        if manifest.finished is not None and folder.output.exists():
+            return _outcome(folder, manifest, Totals(**manifest.finished), None)
+        with Journal(folder.journal, found.digests) as journal:
+            progress = None
+            if journal.num_left:
+                defaults = Defaults(
+                    params=replace(job.params, seed=None), seed=manifest.seed, prompt_column=job.prompt_column
+                )
+                run = _Run(folder, manifest, stop, on_progress or (lambda progress: None))
+                manifest, progress = run.through(worker, Work(found, journal, defaults))
+            journal.sync()
+            with stop.interrupting():
+                write_output(folder, journal)
+            totals = journal.totals
+        if not totals.num_failed:
+            # Nothing is left to resume or to retry, and the journal is as large as the output.
+            manifest = replace(manifest, finished=totals.to_dict())
+            manifest.write(folder.manifest)
+            folder.journal.unlink()
+        return _outcome(folder, manifest, totals, progress)
+
+
+def _check_output(job: Job, folder: JobFolder) -> None:
+    if folder.output.suffix != ".jsonl":
+        raise ParameterError(f"--output {job.output} must end with .jsonl, the one format that is written; rename it")
+    if job.input.resolve() in (folder.output, folder.errors):
+        raise ParameterError(f"--input and the files of --output {job.output} are the same; choose another output")
+    if not folder.output.parent.is_dir():
+        raise ParameterError(f"--output {job.output}: the folder {folder.output.parent} does not exist; create it")
+    for path in (folder.output, folder.errors):
+        if path.exists() and not path.is_file():
+            raise ParameterError(f"--output {path} exists and is not a regular file; choose another path")
+
+
+def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
+    """The input and the manifest; that of a new job has no model yet and is not written."""
+    if job.force_new:
+        folder.clear()
+    found = scan(job.input)
+    source = {"rows": found.num_rows, "sha256": found.sha256}
+    options = options_of(job.params, job.prompt_column, job.model)
+    manifest = Manifest.read(folder.manifest)
+    if manifest is None:
+        for path in (folder.output, folder.errors):
+            if path.exists() and not job.force_new:
+                raise ParameterError(
+                    f"{path} exists and is not of an unfinished job: choose another --output, or replace it with "
+                    "--force-new"
+                )
+        # Left by a job that ended before it had begun.
+        folder.journal.unlink(missing_ok=True)
+        seed = secrets.randbits(32) if job.params.seed is None else job.params.seed
+        return found, Manifest(input=source, options=options, seed=seed)
+    manifest.check_same("input", source)
+    manifest.check_same("options", options)
+    if job.params.seed not in (None, manifest.seed):
+        raise ParameterError(
+            f"--seed was {manifest.seed} when this job began and is {job.params.seed} now: leave it out, or start "
+            "over with --force-new"
+        )
+    if job.retry_errors and folder.journal.exists():
+        drop_failed(folder.journal)
+    return found, manifest
+
+
+class _Run:
+    """What this process adds to a job."""
+
+    def __init__(self, folder: JobFolder, manifest: Manifest, stop: Stop, on_progress: OnProgress) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._stop = stop
+        self._on_progress = on_progress
+
+    def through(self, worker: Worker, work: Work) -> tuple[Manifest, Progress]:
+        """Record all that is left; returns the manifest as it is on the disk, and how it went."""
+        journal = work.journal
+        before, began_at = journal.totals, None
+        with closing(worker(work)) as results:
+            while True:
+                # What a signal drops here runs again; nothing is written meanwhile.
+                with self._stop.interrupting():
+                    done = next(results, None)
+                if done is None:
+                    break
+                self._check_model(done.model)
+                began_at = began_at or time.monotonic()
+                for record in done.records:
+                    journal.append(record)
+                progress = Progress(
+                    totals=journal.totals,
+                    before=before,
+                    num_rows=work.scan.num_rows,
+                    seconds=time.monotonic() - began_at,
+                    num_bytes_dropped=journal.num_bytes_dropped,
+                )
+                self._on_progress(progress)
+        assert not journal.num_left
+        return self._manifest, progress
+
+    def _check_model(self, model: dict[str, Any]) -> None:
+        if self._manifest.model is None:
+            self._manifest = replace(self._manifest, model=model)
+            self._manifest.write(self._folder.manifest)
+        self._manifest.check_same("model", model)
+
+
+def _outcome(folder: JobFolder, manifest: Manifest, totals: Totals, progress: Progress | None) -> Outcome:
+    errors = folder.errors if totals.num_failed else None
+    return Outcome(totals=totals, output=folder.output, errors=errors, seed=manifest.seed, progress=progress)

@@ -1,0 +1,214 @@
+"""An append-only file of records that can be cut at any byte, or end at any byte when the machine stops.
+
+A record is one line: CRC-32 of the payload in 8 hex digits, its length in bytes, the payload (JSON), a line feed. What
+follows the last whole record is not there. Each record is handed to the operating system before the next row is taken
+in, so killing the process loses nothing; it is forced to the disk after 64 records or a second, so a crash of the whole
+machine loses at most these, and they run again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+from zlib import crc32
+
+import orjson
+
+from surelock.batch.atomic import replacing
+from surelock.batch.progress import Totals
+from surelock.batch.records import Record
+from surelock.errors import JobError
+
+RECORDS_PER_SYNC: Final = 64
+SECONDS_PER_SYNC: Final = 1.0
+_NOWHERE: Final = -1
+# Where there is no fdatasync.
+_sync: Final = getattr(os, "fdatasync", os.fsync)
+
+
+class Journal:
+    """The records of a job by row, at most one of each. Closes when its `with` block ends.
+
+    Opening cuts off what is not whole. Records of other rows than those of `digests` are not there either.
+
+    Args:
+        digests: of the rows of the input file.
+
+    Attributes:
+        totals: of the records in it.
+        num_bytes_dropped: that opening cut off.
+
+    Raises:
+        JobError: the file cannot be opened or read.
+    """
+
+    def __init__(self, path: Path, digests: array[int]) -> None:
+        self.path = path
+        self._digests = digests
+        self._starts = array("q", [_NOWHERE]) * len(digests)
+        self._end = 0
+        self.totals = Totals()
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            size = os.fstat(self._descriptor).st_size
+            self._recover()
+            self.num_bytes_dropped = size - self._end
+            os.ftruncate(self._descriptor, self._end)
+        except OSError as error:
+            raise JobError(f"the journal {path} cannot be opened: {error.strerror}") from None
+        self._num_unsynced = 0
+        self._synced_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.sync()
+        finally:
+            os.close(self._descriptor)
+
+    def __contains__(self, number: int) -> bool:
+        return self._starts[number - 1] != _NOWHERE
+
+    @property
+    def num_left(self) -> int:
+        """Rows without a record."""
+        return len(self._digests) - self.totals.num_done
+
+    def append(self, record: Record) -> None:
+        """Add the record of a row; a second one of the same row is ignored.
+
+        Raises:
+            JobError: it could not be written, and nothing of it was.
+        """
+        if record.number in self:
+            return
+        line = encode(record)
+        try:
+            _write_all(self._descriptor, line, self._end)
+        except OSError as error:
+            self._give_up(error)
+        self._take_in(record, self._end)
+        self._end += len(line)
+        self._num_unsynced += 1
+        if self._num_unsynced >= RECORDS_PER_SYNC or time.monotonic() - self._synced_at >= SECONDS_PER_SYNC:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force what was appended to the disk.
+
+        Raises:
+            JobError: the disk refused; what it holds is found out when the journal is opened again.
+        """
+        if self._num_unsynced:
+            try:
+                _sync(self._descriptor)
+            except OSError as error:
+                raise self._error(error) from None
+        self._num_unsynced = 0
+        self._synced_at = time.monotonic()
+
+    def records(self) -> Iterator[Record]:
+        """Those there are, in the order of the rows.
+
+        Raises:
+            JobError: one cannot be read any more.
+        """
+        with self.path.open("rb") as file:
+            for start in self._starts:
+                if start == _NOWHERE:
+                    continue
+                file.seek(start)
+                record = decode(file.readline())
+                if record is None:
+                    raise JobError(f"the journal {self.path} changed while the job ran; run the same command again")
+                yield record
+
+    def _recover(self) -> None:
+        with open(self._descriptor, "rb", closefd=False) as file:
+            for start, end, record in read_records(file):
+                is_known = 1 <= record.number <= len(self._digests)
+                if is_known and record.digest == self._digests[record.number - 1] and record.number not in self:
+                    self._take_in(record, start)
+                self._end = end
+
+    def _take_in(self, record: Record, start: int) -> None:
+        self._starts[record.number - 1] = start
+        totals = self.totals
+        self.totals = Totals(
+            num_done=totals.num_done + 1,
+            num_failed=totals.num_failed + record.failed,
+            num_tokens=totals.num_tokens + record.num_tokens,
+            flops_locked=totals.flops_locked + record.flops[0],
+            flops_base=totals.flops_base + record.flops[1],
+        )
+
+    def _give_up(self, error: OSError) -> None:
+        # Where even this fails, opening cuts off what is not whole.
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, self._end)
+        raise self._error(error) from None
+
+    def _error(self, error: OSError) -> JobError:
+        return JobError(
+            f"the journal {self.path} cannot be written: {error.strerror}; {self.totals.num_done} rows are done and "
+            "kept: make room and run the same command again"
+        )
+
+
+def encode(record: Record) -> bytes:
+    """The record as its line."""
+    payload = orjson.dumps(asdict(record))
+    return b"%08x %d %b\n" % (crc32(payload), len(payload), payload)
+
+
+def decode(line: bytes) -> Record | None:
+    """The record of a line; None if the line is not whole."""
+    checksum, _, rest = line.partition(b" ")
+    length, _, payload = rest.partition(b" ")
+    if not payload.endswith(b"\n") or not length.isdigit() or len(length) > 12 or int(length) != len(payload) - 1:
+        return None
+    payload = payload[:-1]
+    if checksum != b"%08x" % crc32(payload):
+        return None
+    values = orjson.loads(payload)
+    return Record(**values | {"flops": tuple(values["flops"])})
+
+
+def read_records(file: BinaryIO) -> Iterator[tuple[int, int, Record]]:
+    """(where it starts, where it ends, record) of each, up to the first that is not whole."""
+    start = 0
+    for line in file:
+        record = decode(line)
+        if record is None:
+            return
+        yield start, start + len(line), record
+        start += len(line)
+
+
+def _write_all(descriptor: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        num_written = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[num_written:], offset + num_written
+
+
+def drop_failed(path: Path) -> None:
+    """Rewrite a journal without the records of rows that failed, so that they run again.
+
+    Raises:
+        JobError: it cannot be read or written; the journal is as it was.
+    """
+    with replacing(path) as rest, path.open("rb") as file:
+        rest.writelines(encode(record) for _, _, record in read_records(file) if not record.failed)

@@ -1,0 +1,124 @@
+"""What a job is: a job may only go on as what it was begun as."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import orjson
+
+from surelock.batch.atomic import replacing
+from surelock.errors import JobError, ParameterError, shown
+from surelock.params import SamplingParams
+
+if TYPE_CHECKING:
+    from surelock.llm import LLM
+
+FORMAT: Final = 1
+_SAMPLE_BYTES: Final = 1 << 16
+_PREFIXES: Final = {"input": "the input's ", "options": "", "model": "the model's "}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Written once, when the first row is about to run.
+
+    Attributes:
+        input: sha256 and number of rows of the input file.
+        options: what was asked for, by name.
+        seed: of the job, drawn if none was asked for.
+        model: `describe_model` of the model that runs.
+        finished: totals of a job whose output is complete and whose journal is gone.
+    """
+
+    input: dict[str, Any]
+    options: dict[str, Any]
+    seed: int
+    model: dict[str, Any] | None = None
+    finished: dict[str, Any] | None = None
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """The manifest of a job; None if there is none.
+
+        Raises:
+            JobError: it is damaged.
+        """
+        try:
+            values = orjson.loads(path.read_bytes())
+            return cls(**values)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise JobError(f"{path} cannot be read: {error.strerror}") from None
+        except (orjson.JSONDecodeError, TypeError):
+            raise JobError(f"{path} is damaged, so the job cannot go on; start over with --force-new") from None
+
+    def write(self, path: Path) -> None:
+        """Put it in the place of what is there. Raises JobError if that is not possible."""
+        with replacing(path) as file:
+            file.write(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2) + b"\n")
+
+    def check_same(self, part: Literal["input", "options", "model"], now: dict[str, Any]) -> None:
+        """Refuse to go on as something else.
+
+        Raises:
+            ParameterError: naming the first thing in that part that differs, what it was and what it is.
+        """
+        before = getattr(self, part)
+        for name in [*now, *before]:
+            was, is_now = before.get(name), now.get(name)
+            if was != is_now:
+                raise ParameterError(
+                    f"{_PREFIXES[part]}{name} was {shown(was)} when this job began and is {shown(is_now)} now: restore it, or "
+                    "start over with --force-new"
+                )
+
+
+def options_of(params: SamplingParams, prompt_column: str, model: dict[str, Any]) -> dict[str, Any]:
+    """What the rows of a job depend on besides the input, the seed and the model's files, as JSON would give it back.
+
+    Args:
+        model: how the model is asked for.
+    """
+    sampling = asdict(params)
+    del sampling["seed"]
+    lock = sampling.pop("lock")
+    flat = {f"lock.{name}": value for name, value in lock.items()} if lock else {"lock": False}
+    versions = {f"version of {name}": version(name) for name in ("surelock", "torch")}
+    options = sampling | flat | {"prompt column": prompt_column} | model | versions
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(options))
+    return plain
+
+
+def describe_model(llm: LLM) -> dict[str, Any]:
+    """Name, commit, files, type and kind of device of a model.
+
+    The files are told apart by the names, sizes, first and last 64 KiB of the weights and by the whole of the others.
+    """
+    return {
+        "name": llm.name,
+        "commit": llm.commit,
+        "files": _fingerprint(llm.folder),
+        "dtype": str(llm.dtype).removeprefix("torch."),
+        "device": llm.device.type,
+    }
+
+
+def _fingerprint(folder: Path) -> str:
+    content = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.safetensors")]):
+        size = path.stat().st_size
+        content.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            if path.suffix != ".safetensors" or size <= 2 * _SAMPLE_BYTES:
+                content.update(file.read())
+            else:
+                content.update(file.read(_SAMPLE_BYTES))
+                file.seek(-_SAMPLE_BYTES, 2)
+                content.update(file.read())
+    return content.hexdigest()

@@ -1,0 +1,99 @@
+"""The first look at an input file: what it is, how many rows it has, and which names in it are used twice."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from surelock.batch.row import Row, digest_of
+from surelock.batch.source import read_rows
+from surelock.errors import JobError, PromptError
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a pass over the whole file found; 16 bytes for each row.
+
+    Attributes:
+        sha256: of the file, in hex.
+        digests, starts: of each row.
+        twins: {row number: the first row that has the same custom_id}, by 64 bits of a hash.
+    """
+
+    path: Path
+    sha256: str
+    digests: array[int] = field(default_factory=lambda: array("Q"))
+    starts: array[int] = field(default_factory=lambda: array("Q"))
+    twins: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the file, unreadable ones included."""
+        return len(self.digests)
+
+    def rows(self, *, number: int = 1) -> Iterator[Row]:
+        """The rows again, from `number` on.
+
+        Raises:
+            JobError: the file is no longer the one that was scanned.
+        """
+        if number > self.num_rows:
+            return
+        for row in read_rows(self.path, number=number, start=self.starts[number - 1]):
+            if row.number > self.num_rows or row.digest != self.digests[row.number - 1]:
+                raise JobError(
+                    f"--input {self.path} changed at row {row.number} while the job ran; restore it and run the same "
+                    "command again"
+                )
+            yield row
+            number = row.number + 1
+            if number > self.num_rows:
+                return
+        if number <= self.num_rows:
+            raise JobError(
+                f"--input {self.path} was cut to {number - 1} rows while the job ran; restore it and run the same "
+                "command again"
+            )
+
+
+def scan(path: Path) -> Scan:
+    """Read the file from end to end.
+
+    Raises:
+        PromptError: it cannot be read, or holds no row.
+    """
+    found = Scan(path, _sha256(path))
+    names = array("Q")
+    for row in read_rows(path):
+        found.digests.append(row.digest)
+        found.starts.append(row.start)
+        name = row.values.get("custom_id")
+        # 0 stands for no name.
+        names.append(digest_of(name.encode("utf-8", "surrogatepass")) if isinstance(name, str) else 0)
+    if not found.num_rows:
+        raise PromptError(f"--input {path} holds no row; write one JSON object per line")
+    _find_twins(found, names)
+    return found
+
+
+def _find_twins(found: Scan, names: array[int]) -> None:
+    ordered = np.sort(np.frombuffer(names, np.uint64))
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()) - {0}
+    first: dict[int, int] = {}
+    if repeated:
+        for number, name in enumerate(names, start=1):
+            if name in repeated and (earlier := first.setdefault(name, number)) != number:
+                found.twins[number] = earlier
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PromptError(f"--input {path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,167 @@
+"""`surelock run-batch`: a file of rows in, a file of answers out, whatever happens in between."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from surelock.cli.batch_progress import BatchProgress
+from surelock.cli.loading import load_llm
+from surelock.cli.options import (
+    OUTPUT_PANEL,
+    LockOptions,
+    MaxTokens,
+    ModelOptions,
+    SamplingOptions,
+    sampling_params,
+    with_options,
+)
+from surelock.cli.terminal import note, print_facts, report_error, standard_error
+from surelock.cli.watch import write_json
+from surelock.config import EngineConfig
+from surelock.errors import JobBusyError
+
+if TYPE_CHECKING:
+    from surelock.batch.job import Outcome
+    from surelock.batch.work import Worker
+
+# EX_TEMPFAIL of sysexits.h: schedulers know it as "try again".
+EXIT_UNFINISHED: Final = 75
+JOB_PANEL: Final = "Job"
+
+
+@with_options
+def run_batch(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    lock: LockOptions,
+    input_file: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Rows: .jsonl in OpenAI's batch format or with a prompt each, .csv or .parquet.",
+            show_default=False,
+            rich_help_panel=JOB_PANEL,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Answers in the order of the rows, as .jsonl; NAME.errors.jsonl beside it has the rows that failed.",
+            show_default=False,
+            rich_help_panel=JOB_PANEL,
+        ),
+    ],
+    prompt_column: Annotated[
+        str, typer.Option(help="Where rows that are not OpenAI's have their text.", rich_help_panel=JOB_PANEL)
+    ] = "prompt",
+    max_tokens: MaxTokens = 128,
+    max_batch_size: Annotated[
+        int, typer.Option(help="Rows decoded at the same time.", rich_help_panel=JOB_PANEL)
+    ] = EngineConfig().max_batch_size,
+    force_new: Annotated[
+        bool,
+        typer.Option(
+            "--force-new",
+            metavar="",
+            help="Forget what was done before and replace the output.",
+            rich_help_panel=JOB_PANEL,
+        ),
+    ] = False,
+    retry_errors: Annotated[
+        bool,
+        typer.Option(
+            "--retry-errors", metavar="", help="Run the rows again that failed before.", rich_help_panel=JOB_PANEL
+        ),
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", metavar="", help="Print the summary as JSON on stdout.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+) -> None:
+    """Decode every row of a file; stopped at any moment, the same command goes on where it was.
+
+    SIGTERM and Ctrl-C end it in order with exit code 75. A row that cannot be decoded is a line in the file of errors
+    and does not stop the others.
+    """
+    params = sampling_params(max_tokens, sampling, lock)
+    config = EngineConfig(max_batch_size=max_batch_size)
+
+    # Imported here because it brings torch, which `surelock --help` does not need.
+    from surelock.batch.job import Job, run_job
+    from surelock.batch.local import local_worker
+    from surelock.batch.stop import Stop
+
+    asked = asdict(model)
+    del asked["offline"]
+    job = Job(
+        input=input_file,
+        output=output,
+        params=params,
+        model=asked,
+        prompt_column=prompt_column,
+        force_new=force_new,
+        retry_errors=retry_errors,
+    )
+    worker: Worker = local_worker(lambda: load_llm(model, config))
+    stop = Stop()
+    try:
+        with stop.listening(), BatchProgress(standard_error()) as bar:
+            outcome = run_job(job, worker, stop=stop, on_progress=bar.update)
+    except KeyboardInterrupt:
+        note(f"stopped; what is done is kept. Resume with: {resume_command(sys.argv[1:])}")
+        raise typer.Exit(EXIT_UNFINISHED) from None
+    except JobBusyError as error:
+        report_error(str(error))
+        raise typer.Exit(EXIT_UNFINISHED) from None
+    if json:
+        write_json(_summary(outcome))
+    else:
+        _print_summary(outcome)
+
+
+def resume_command(arguments: list[str]) -> str:
+    """The command line that goes on with a job: the same, without what would begin it anew."""
+    return shlex.join(["surelock", *(each for each in arguments if each not in ("--force-new", "--retry-errors"))])
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    totals, progress = outcome.totals, outcome.progress
+    return {
+        "output": str(outcome.output),
+        "errors": None if outcome.errors is None else str(outcome.errors),
+        "rows": totals.num_done,
+        "rows_failed": totals.num_failed,
+        "rows_done_before": totals.num_done if progress is None else progress.before.num_done,
+        "generation_tokens": totals.num_tokens,
+        "tokens_per_second": None if progress is None else progress.tokens_per_second,
+        "flops_saved": totals.saved,
+        "seed": outcome.seed,
+    }
+
+
+def _print_summary(outcome: Outcome) -> None:
+    totals, progress = outcome.totals, outcome.progress
+    rows = [("rows", f"{totals.num_done - totals.num_failed} answered, {totals.num_failed} failed")]
+    if progress is None:
+        rows.append(("this run", "nothing was left to do"))
+    elif progress.before.num_done:
+        rows.append(("done before", f"{progress.before.num_done} rows"))
+    rate = "" if progress is None else f", {progress.tokens_per_second:.0f} per second"
+    rows += [
+        ("tokens", f"{totals.num_tokens}{rate}"),
+        ("FLOPs saved by locking", f"{totals.saved:.0%}"),
+        ("seed", str(outcome.seed)),
+        ("output", str(outcome.output)),
+    ]
+    if outcome.errors is not None:
+        rows.append(("errors", f"{outcome.errors}; --retry-errors runs these rows again"))
+    print_facts(standard_error(), rows)
