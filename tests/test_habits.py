@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "surelock"
+USERS_EXTRAS = ["parquet", "plots", "ray"]
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +70,7 @@ def imported_packages(file: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("src", ["parquet", "plots", "ray"]), ("tests", ["parquet", "plots", "ray", "test"])])
+@pytest.mark.parametrize(("folder", "extras"), [("src", USERS_EXTRAS), ("tests", [*USERS_EXTRAS, "test"])])
 def test_every_imported_package_is_declared(project: dict[str, Any], folder: str, extras: list[str]) -> None:
     optional = project["project"]["optional-dependencies"]
     requirements = [*project["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]

@@ -125,7 +125,7 @@ def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
     if job.force_new:
         folder.clear()
     found = scan(job.input)
-    source = {"rows": found.num_rows, "sha256": found.sha256}
+    source = {"number of rows": found.num_rows, "sha256": found.sha256}
     options = options_of(job.params, job.prompt_column, job.model)
     manifest = Manifest.read(folder.manifest)
     if manifest is None:
@@ -174,6 +174,7 @@ class _Run:
                 self._check_model(done.model)
                 began_at = began_at or time.monotonic()
                 for record in done.records:
+                    work.scan.check_same(record.number, record.digest)
                     journal.append(record)
                 progress = Progress(
                     totals=journal.totals,

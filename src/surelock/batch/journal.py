@@ -180,7 +180,8 @@ def decode(line: bytes) -> Record | None:
     if not payload.endswith(b"\n") or not length.isdigit() or len(length) > 12 or int(length) != len(payload) - 1:
         return None
     payload = payload[:-1]
-    if checksum != b"%08x" % crc32(payload):
+    # Nothing at all has the checksum 0, and is no record.
+    if not payload or checksum != b"%08x" % crc32(payload):
         return None
     values = orjson.loads(payload)
     return Record(**values | {"flops": tuple(values["flops"])})

@@ -74,8 +74,8 @@ class Manifest:
             was, is_now = before.get(name), now.get(name)
             if was != is_now:
                 raise ParameterError(
-                    f"{_PREFIXES[part]}{name} was {shown(was)} when this job began and is {shown(is_now)} now: restore it, or "
-                    "start over with --force-new"
+                    f"{_PREFIXES[part]}{name} was {shown(was)} when this job began and is {shown(is_now)} now: restore "
+                    "it, or start over with --force-new"
                 )
 
 
@@ -103,7 +103,7 @@ def describe_model(llm: LLM) -> dict[str, Any]:
     return {
         "name": llm.name,
         "commit": llm.commit,
-        "files": _fingerprint(llm.folder),
+        "fingerprint": _fingerprint(llm.folder),
         "dtype": str(llm.dtype).removeprefix("torch."),
         "device": llm.device.type,
     }

@@ -45,11 +45,7 @@ class Scan:
         if number > self.num_rows:
             return
         for row in read_rows(self.path, number=number, start=self.starts[number - 1]):
-            if row.number > self.num_rows or row.digest != self.digests[row.number - 1]:
-                raise JobError(
-                    f"--input {self.path} changed at row {row.number} while the job ran; restore it and run the same "
-                    "command again"
-                )
+            self.check_same(row.number, row.digest)
             yield row
             number = row.number + 1
             if number > self.num_rows:
@@ -58,6 +54,14 @@ class Scan:
             raise JobError(
                 f"--input {self.path} was cut to {number - 1} rows while the job ran; restore it and run the same "
                 "command again"
+            )
+
+    def check_same(self, number: int, digest: int) -> None:
+        """Raise JobError if a row is not the one that was scanned."""
+        if number > self.num_rows or digest != self.digests[number - 1]:
+            raise JobError(
+                f"--input {self.path} changed at row {number} while the job ran; restore it and run the same command "
+                "again"
             )
 
 

@@ -24,11 +24,10 @@ from surelock.cli.options import (
 from surelock.cli.terminal import note, print_facts, report_error, standard_error
 from surelock.cli.watch import write_json
 from surelock.config import EngineConfig
-from surelock.errors import JobBusyError
+from surelock.errors import JobBusyError, ParameterError
 
 if TYPE_CHECKING:
     from surelock.batch.job import Outcome
-    from surelock.batch.work import Worker
 
 # EX_TEMPFAIL of sysexits.h: schedulers know it as "try again".
 EXIT_UNFINISHED: Final = 75
@@ -82,6 +81,19 @@ def run_batch(
             "--retry-errors", metavar="", help="Run the rows again that failed before.", rich_help_panel=JOB_PANEL
         ),
     ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            metavar="",
+            help="Decode on the Ray cluster of RAY_ADDRESS, or on one started here.",
+            rich_help_panel=JOB_PANEL,
+        ),
+    ] = False,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Models on the cluster.", show_default="one for each GPU", rich_help_panel=JOB_PANEL),
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", metavar="", help="Print the summary as JSON on stdout.", rich_help_panel=OUTPUT_PANEL),
@@ -100,8 +112,10 @@ def run_batch(
     from surelock.batch.local import local_worker
     from surelock.batch.stop import Stop
 
+    if ray_actors is not None and not ray:
+        raise ParameterError("--ray-actors has no effect without --ray: add it, or leave --ray-actors out")
     asked = asdict(model)
-    del asked["offline"]
+    offline = asked.pop("offline")
     job = Job(
         input=input_file,
         output=output,
@@ -111,7 +125,13 @@ def run_batch(
         force_new=force_new,
         retry_errors=retry_errors,
     )
-    worker: Worker = local_worker(lambda: load_llm(model, config))
+    if ray:
+        from surelock.batch.ray_worker import ray_worker
+
+        chosen = asked | {"offline": True if offline else None}
+        worker = ray_worker(chosen, max_batch_size=max_batch_size, num_actors=ray_actors)
+    else:
+        worker = local_worker(lambda: load_llm(model, config))
     stop = Stop()
     try:
         with stop.listening(), BatchProgress(standard_error()) as bar:

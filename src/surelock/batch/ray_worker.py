@@ -1,0 +1,138 @@
+"""Workers on a Ray cluster: Ray Data moves spans of rows through actors that each hold a model.
+
+Only spans and records travel. The input file, and a model given as a folder, must have the same path on every machine.
+The journal stays with this process: what an actor had not given back when it was lost is decoded again by another one,
+and a record that comes twice counts once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from surelock.batch.decode import Decoder
+from surelock.batch.journal import decode, encode
+from surelock.batch.manifest import describe_model
+from surelock.batch.records import record_of
+from surelock.batch.span import Span, spans_of
+from surelock.batch.task import Defaults
+from surelock.batch.work import Done, Work, Worker
+from surelock.config import EngineConfig
+from surelock.errors import JobError, ParameterError, shown_error
+
+# Of a span: what a lost actor loses, and enough for a batch to stay full most of the time.
+MAX_ROWS_PER_SPAN: Final = 256
+SPANS_PER_ACTOR: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ActorOptions:
+    """What an actor needs to decode rows of a job.
+
+    Attributes:
+        model: arguments of `LLM`.
+    """
+
+    input: Path
+    model: Mapping[str, Any]
+    max_batch_size: int
+    defaults: Defaults
+
+
+class RowActor:
+    """Decodes spans with a model of its own."""
+
+    def __init__(self, options: ActorOptions) -> None:
+        from surelock.llm import LLM
+
+        self._options = options
+        self._llm = LLM(**options.model, engine_config=EngineConfig(max_batch_size=options.max_batch_size))
+        self._model = orjson.dumps(describe_model(self._llm))
+        self._decoder = Decoder(self._llm)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        """A batch with the column `span` to one with the columns `record` and `model`, a row for each row decoded."""
+        records = [
+            encode(record_of(each, self._llm.name))
+            for span in batch["span"]
+            for finished in self._decoder.run(
+                Span.from_json(bytes(span)).tasks(self._options.input, self._options.defaults)
+            )
+            for each in finished
+        ]
+        return {"record": records, "model": [self._model] * len(records)}
+
+
+def ray_worker(model: Mapping[str, Any], *, max_batch_size: int, num_actors: int | None = None) -> Worker:
+    """A worker that uses the cluster RAY_ADDRESS names, or else one of its own on this machine.
+
+    Args:
+        model: arguments of `LLM`; where the cluster has GPUs and `device` is not a CPU, each actor gets one.
+        num_actors: None: one for each GPU, or one.
+
+    Raises:
+        ParameterError: Ray is not installed.
+    """
+    try:
+        ray, data = importlib.import_module("ray"), importlib.import_module("ray.data")
+    except ImportError:
+        raise ParameterError("--ray needs Ray: pip install 'surelock[ray]'") from None
+
+    def work_through(work: Work) -> Generator[Done, None, None]:
+        options = ActorOptions(work.scan.path.resolve(), model, max_batch_size, work.defaults)
+        with _connected(ray):
+            num_gpus = int(ray.cluster_resources().get("GPU", 0)) if model.get("device") != "cpu" else 0
+            size = num_actors or max(1, num_gpus)
+            num_rows = -(-work.journal.num_left // (SPANS_PER_ACTOR * size))
+            spans = [{"span": span.to_json()} for span in spans_of(work, min(num_rows, MAX_ROWS_PER_SPAN))]
+            data.DataContext.get_current().enable_progress_bars = False
+            try:
+                results = data.from_items(spans, override_num_blocks=len(spans)).map_batches(
+                    RowActor,
+                    fn_constructor_kwargs={"options": options},
+                    batch_size=1,
+                    compute=data.ActorPoolStrategy(size=size),
+                    num_cpus=1,
+                    num_gpus=1 if num_gpus else None,
+                )
+                for result in results.iter_rows():
+                    yield _done(result)
+            except ray.exceptions.RayError as error:
+                raise JobError(
+                    f"Ray gave up ({shown_error(error)}); the rows done before are kept: run the same command again"
+                ) from error
+
+    return work_through
+
+
+def _done(result: Mapping[str, Any]) -> Done:
+    record = decode(bytes(result["record"]))
+    assert record is not None
+    return Done(orjson.loads(bytes(result["model"])), [record])
+
+
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """Use the cluster this process has, or connect to one and leave it at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray puts its own in its place.
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        signal.signal(signal.SIGTERM, handler)
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surelock.batch import json_lines
+from surelock.batch.row import Row
+from surelock.batch.source import check_source, read_rows
+from surelock.errors import ParameterError, PromptError
+
+
+def rows_of(path: Path) -> list[Row]:
+    return list(read_rows(path))
+
+
+def assert_reading_begins_anywhere(path: Path) -> None:
+    rows = rows_of(path)
+    for index, row in enumerate(rows):
+        assert list(read_rows(path, number=row.number, start=row.start)) == rows[index:]
+
+
+class TestJsonLines:
+    def test_rows_and_where_they_begin(self, tmp_path: Path) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_bytes(b'\xef\xbb\xbf{"prompt":"a"}\r\n\n   \n{"prompt":"\xc3\xa9"}\n{"prompt":"no line feed"}')
+        assert [row.values["prompt"] for row in rows_of(path)] == ["a", "é", "no line feed"]
+        assert [row.number for row in rows_of(path)] == [1, 2, 3]
+        assert_reading_begins_anywhere(path)
+
+    @pytest.mark.parametrize(
+        ("line", "fragment"),
+        [
+            (b"{", "it is not JSON"),
+            (b"\xff", "it is not JSON"),
+            (b'{"prompt": "\\ud800"}', "it is not JSON"),
+            (b'{"temperature": NaN}', "it is not JSON"),
+            (b"[" * 100_000, "it is not JSON"),
+            (b'["prompt"]', "it must be a JSON object"),
+            (b"null", "it must be a JSON object"),
+        ],
+    )
+    def test_a_bad_line_is_the_fault_of_its_row(self, tmp_path: Path, line: bytes, fragment: str) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_bytes(line + b'\n{"prompt":"good"}\n')
+        bad, good = rows_of(path)
+        assert bad.fault is not None
+        assert fragment in bad.fault
+        assert good.values == {"prompt": "good"}
+
+    def test_a_line_too_long_is_skipped_and_not_held(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(json_lines, "MAX_LINE_BYTES", 20)
+        path = tmp_path / "in.jsonl"
+        path.write_bytes(b"x" * 100 + b'\n{"prompt":"good"}\n' + b"x" * 101)
+        first, good, last = rows_of(path)
+        assert first.fault == "its line has 101 bytes; the limit is 20: shorten the prompt"
+        assert good.values == {"prompt": "good"}
+        assert last.fault is not None
+        assert_reading_begins_anywhere(path)
+
+    def test_identity_is_number_and_content(self, tmp_path: Path) -> None:
+        path = tmp_path / "in.jsonl"
+        path.write_bytes(b'{"prompt":"a"}\n{"prompt":"a"}\n{"prompt":"b"}\n')
+        first, second, third = rows_of(path)
+        assert first.digest == second.digest != third.digest
+        assert len({row.identity for row in (first, second, third)}) == 3
+        assert len({row.seed(5) for row in (first, second, third)} | {first.seed(6)}) == 4
+        assert all(0 <= row.seed(2**63 - 1) < 2**63 for row in (first, second, third))
+        # A seed is part of a job that was begun, maybe by an earlier version.
+        assert first.seed(5) == 3237917970949510071
+
+
+class TestCsv:
+    def read(self, tmp_path: Path, content: bytes) -> list[Row]:
+        path = tmp_path / "in.csv"
+        path.write_bytes(content)
+        assert_reading_begins_anywhere(path)
+        return rows_of(path)
+
+    def test_quotes_line_breaks_and_parameters(self, tmp_path: Path) -> None:
+        lines = [
+            "\ufeffprompt,max_tokens,lock,stop,unmasking,answer",
+            '"a ""b"",\nc",8,"{""kl_threshold"": 0.1}",5,random,7',
+            "",
+            'é,,false,"[""x""]",,',
+        ]
+        first, second = self.read(tmp_path, "\r\n".join(lines).encode())
+        assert first.values == {
+            "prompt": 'a "b",\nc',
+            "max_tokens": 8,
+            "lock": {"kl_threshold": 0.1},
+            "stop": "5",
+            "unmasking": "random",
+            "answer": "7",
+        }
+        assert second.values == {"prompt": "é", "lock": False, "stop": ["x"]}
+
+    @pytest.mark.parametrize(
+        ("line", "fragment"),
+        [
+            (b"a,1,2", "it has 3 cells; the header has 2"),
+            (b"a", "it has 1 cells; the header has 2"),
+            (b"\xff,1", "prompt is not UTF-8"),
+            (b"a,many", "max_tokens is 'many'; it must be JSON"),
+            (b'"a"b,1', "it is not CSV"),
+            (b"a" * 200_000 + b",1", "it is not CSV: Error: field larger than field limit"),
+        ],
+    )
+    def test_a_bad_row_is_its_own_fault(self, tmp_path: Path, line: bytes, fragment: str) -> None:
+        bad, good = self.read(tmp_path, b"prompt,max_tokens\n" + line + b"\ngood,3\n")
+        assert bad.fault is not None
+        assert fragment in bad.fault
+        assert good.values == {"prompt": "good", "max_tokens": 3}
+
+    @pytest.mark.parametrize(
+        ("content", "fragment"), [(b'"a"b\n', "no header that is CSV"), (b"prompt,prompt\na,b\n", "the same name")]
+    )
+    def test_a_bad_header_is_the_files_fault(self, tmp_path: Path, content: bytes, fragment: str) -> None:
+        path = tmp_path / "in.csv"
+        path.write_bytes(content)
+        with pytest.raises(PromptError, match=fragment):
+            rows_of(path)
+
+
+class TestParquet:
+    def test_without_pyarrow(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        (tmp_path / "in.parquet").touch()
+        with pytest.raises(ParameterError, match=r"needs pyarrow: pip install 'surelock\[parquet\]'"):
+            rows_of(tmp_path / "in.parquet")
+
+    def test_rows_and_where_they_begin(self, tmp_path: Path) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / "in.parquet"
+        columns: dict[str, list[Any]] = {
+            "prompt": [f"prompt {number}" for number in range(10)],
+            "max_tokens": [None if number == 3 else number for number in range(10)],
+            "raw": [b"\xff"] * 10,
+        }
+        parquet.write_table(arrow.table(columns), path, row_group_size=4)
+        rows = rows_of(path)
+        assert rows[2].values == {"prompt": "prompt 2", "max_tokens": 2, "raw": b"\xff"}
+        assert rows[3].values == {"prompt": "prompt 3", "raw": b"\xff"}
+        assert [row.number for row in rows] == list(range(1, 11))
+        assert len({row.start for row in rows}) == 3
+        assert_reading_begins_anywhere(path)
+
+    def test_what_is_not_parquet(self, tmp_path: Path) -> None:
+        pytest.importorskip("pyarrow")
+        (tmp_path / "in.parquet").write_text("text")
+        with pytest.raises(PromptError, match="is not a Parquet file"):
+            rows_of(tmp_path / "in.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "fragment"),
+    [
+        ("in.txt", r"none of \.jsonl, \.csv, \.parquet"),
+        ("missing.jsonl", "does not exist"),
+        ("a.jsonl", "not a regular"),
+    ],
+)
+def test_a_source_that_is_none(tmp_path: Path, name: str, fragment: str) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(ParameterError, match=fragment):
+        check_source(tmp_path / name)
