@@ -73,8 +73,11 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
+            self.sync()
+        except JobError:
+            # An error that is on its way is not replaced by this one.
             if kind is None:
-                self.sync()
+                raise
         finally:
             os.close(self._descriptor)
 

@@ -13,8 +13,8 @@ from surelock.errors import ParameterError, PromptError, shown_error
 
 # A group of rows may be as large as the file.
 ROWS_PER_BATCH: Final = 1024
-# `Row.start` holds the row group and the number of its first row.
-_GROUP_BITS: Final = 40
+# Of the 64 of `Row.start`, which holds the row group and the number of its first row.
+_GROUP_BITS: Final = 24
 
 
 def read_parquet(path: Path, number: int, start: int) -> Iterator[Row]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from surelock.batch.row import Row, digest_of
 from surelock.batch.source import read_rows
-from surelock.errors import JobError, PromptError
+from surelock.batch.task import check_name
+from surelock.errors import JobError, ParameterError, PromptError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,20 @@ def scan(path: Path) -> Scan:
     for row in read_rows(path):
         found.digests.append(row.digest)
         found.starts.append(row.start)
-        name = row.values.get("custom_id")
-        # 0 stands for no name.
-        names.append(digest_of(name.encode("utf-8", "surrogatepass")) if isinstance(name, str) else 0)
+        names.append(_name_digest(row))
     if not found.num_rows:
         raise PromptError(f"--input {path} holds no row; write one JSON object per line")
     _find_twins(found, names)
     return found
+
+
+def _name_digest(row: Row) -> int:
+    """64 bits of a hash of the row's custom_id; 0 if it has none that counts."""
+    try:
+        name = check_name(row.values)
+    except ParameterError:
+        return 0
+    return 0 if name is None else digest_of(name.encode())
 
 
 def _find_twins(found: Scan, names: array[int]) -> None:

@@ -176,6 +176,8 @@ def _print_summary(outcome: Outcome) -> None:
     elif progress.before.num_done:
         rows.append(("done before", f"{progress.before.num_done} rows"))
     rate = "" if progress is None else f", {progress.tokens_per_second:.0f} per second"
+    if progress is not None and progress.num_bytes_dropped:
+        rows.append(("journal", f"{progress.num_bytes_dropped} bytes that were no whole record were cut off"))
     rows += [
         ("tokens", f"{totals.num_tokens}{rate}"),
         ("FLOPs saved by locking", f"{totals.saved:.0%}"),

@@ -1,0 +1,128 @@
+"""Real processes of `surelock run-batch` that start in milliseconds, to be killed at any moment.
+
+A helper process imports everything once; each run is a fork of it. Run as a script it is that helper: it reads one JSON
+request a line, {"arguments": [...], "signals": [[seconds, number], ...], "file_limit": bytes | null}, and answers
+{"code": exit code, or minus the signal's number, "seconds": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended, and what it wrote on stderr."""
+
+    code: int
+    seconds: float
+    stderr: str
+
+
+class ForkedRuns:
+    """The helper, for the time of a `with` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stderr = folder / "stderr.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(self._stderr)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(10)
+
+    def run(self, *arguments: str, signals: Sequence[tuple[float, int]] = (), file_limit: int | None = None) -> Run:
+        """Run `surelock` with arguments; signals come so many seconds after its start, unless it has ended.
+
+        Args:
+            file_limit: bytes that any file may have, beyond which writes fail as on a full disk.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = {"arguments": arguments, "signals": list(signals), "file_limit": file_limit}
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        return Run(answer["code"], answer["seconds"], self._stderr.read_text(errors="replace"))
+
+
+def _serve(stderr: str) -> None:
+    import surelock.batch.job
+    import surelock.batch.local
+    import surelock.llm
+    from surelock.cli.main import app
+
+    assert surelock.llm
+    for line in sys.stdin:
+        request = json.loads(line)
+        begun_at = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _become(app, request, stderr)
+        status = None
+        for seconds, number in request["signals"]:
+            while status is None and time.monotonic() - begun_at < seconds:
+                status = _status(child)
+                time.sleep(0.002)
+            if status is None:
+                os.kill(child, number)
+        while status is None:
+            status = _status(child)
+            time.sleep(0.002)
+        code = os.waitstatus_to_exitcode(status)
+        print(json.dumps({"code": code, "seconds": time.monotonic() - begun_at}), flush=True)
+
+
+def _status(child: int) -> int | None:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    return status if ended else None
+
+
+def _become(app: Any, request: dict[str, Any], stderr: str) -> None:
+    """Never returns."""
+    import resource
+
+    code: object = 1
+    try:
+        file = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 2)
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if request["file_limit"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+        sys.argv = ["surelock", *request["arguments"]]
+        try:
+            app()
+        except SystemExit as end:
+            code = end.code
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,246 @@
+"""`surelock run-batch` end to end: the embedded model, real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from surelock.cli.main import app
+from surelock.cli.run_batch import resume_command
+from tests.cli.conftest import assert_one_line_error
+from tests.cli.forked_runs import ForkedRuns, Run
+
+UNFINISHED = 75
+
+
+def plain(number: int) -> dict[str, Any]:
+    return {"prompt": f"Chapter {number}. The", "max_tokens": 4 + number % 5, "temperature": 0.7 * (number % 2)}
+
+
+def openai(number: int, **body: Any) -> dict[str, Any]:
+    url, content = "/v1/completions", {"prompt": "The sea"}
+    if number % 2:
+        url, content = "/v1/chat/completions", {"messages": [{"role": "user", "content": "Say hello"}]}  # type: ignore[dict-item]
+    return {"custom_id": f"name {number}", "method": "POST", "url": url, "body": content | {"max_tokens": 4} | body}
+
+
+ROWS = [plain(1), openai(2), openai(3, temperature=1, seed=5), {"prompt": 5}, *map(plain, range(5, 24)), openai(2)]
+
+
+def write(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    path = folder / "in.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not JSON\n")
+    return path
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return ["run-batch", "-i", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--seed", "3", *more]
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("out*.jsonl")}
+
+
+def read(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedRuns]:
+    with ForkedRuns(tmp_path_factory.mktemp("helper")) as forked:
+        yield forked
+
+
+@pytest.fixture(scope="module")
+def whole(runs: ForkedRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A job nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder)
+    run = runs.run(*arguments(folder))
+    assert run.code == 0, run.stderr
+    return folder, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path)
+    return tmp_path
+
+
+def run_here(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_every_row_has_its_answer_or_its_error(whole: tuple[Path, Run]) -> None:
+    folder, run = whole
+    answers, errors = read(folder / "out.jsonl"), read(folder / "out.errors.jsonl")
+    assert len(answers) == 22
+    first, completion, chat = answers[:3]
+    assert first["row"] == 1
+    assert (first["generation_tokens"], first["finish_reason"]) == (5, "length")
+    assert completion["custom_id"] == "name 2"
+    assert completion["response"]["status_code"] == 200
+    assert completion["response"]["body"]["object"] == "text_completion"
+    assert completion["response"]["body"]["usage"]["completion_tokens"] == 4
+    body = chat["response"]["body"]
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"]["role"] == "assistant"
+    assert body["usage"]["surelock"]["seed"] == 5
+    assert [line["error"]["message"].split(";")[0].split(":")[0] for line in errors] == [
+        "prompt is 5",
+        "custom_id 'name 2' is also that of row 2",
+        "it is not JSON",
+    ]
+    assert errors[1]["response"]["status_code"] == 400
+    for fragment in ("22 answered, 3 failed", "seed                    3", "out.errors.jsonl", "FLOPs saved"):
+        assert fragment in run.stderr
+
+
+def test_answers_are_those_of_generate(whole: tuple[Path, Run]) -> None:
+    from surelock import LLM, SamplingParams
+
+    (output,) = LLM().generate("The sea", SamplingParams(max_tokens=4))
+    assert read(whole[0] / "out.jsonl")[1]["response"]["body"]["choices"][0]["text"] == output.text
+
+
+def kill_until_complete(runs: ForkedRuns, folder: Path, whole: tuple[Path, Run], seed: int, num_kills: int) -> int:
+    """Kill the job at random moments so often, then let it end; returns how often it really was killed."""
+    chance, killed = random.Random(seed), 0
+    for _ in range(num_kills):
+        moment = chance.uniform(0.0, 0.9 * whole[1].seconds)
+        killed += runs.run(*arguments(folder), signals=[(moment, signal.SIGKILL)]).code == -signal.SIGKILL
+    end = runs.run(*arguments(folder))
+    assert end.code == 0, end.stderr
+    assert outputs(folder) == outputs(whole[0])
+    return killed
+
+
+def test_killed_and_resumed_the_files_are_the_same(runs: ForkedRuns, folder: Path, whole: tuple[Path, Run]) -> None:
+    assert kill_until_complete(runs, folder, whole, seed=1, num_kills=4) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills_lose_and_duplicate_nothing(runs: ForkedRuns, tmp_path: Path, whole: tuple[Path, Run]) -> None:
+    killed = 0
+    for attempt in range(100):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        write(folder)
+        killed += kill_until_complete(runs, folder, whole, seed=attempt, num_kills=3)
+        if killed >= 50:
+            return
+    pytest.fail(f"only {killed} runs were killed")
+
+
+def started(folder: Path, runs: ForkedRuns, whole: tuple[Path, Run], *signals: int) -> Run:
+    """A run that gets signals, one right after the other, when it is likely to be decoding."""
+    moment = 0.7 * whole[1].seconds
+    return runs.run(*arguments(folder), signals=[(moment, number) for number in signals])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_in_order(
+    runs: ForkedRuns, folder: Path, whole: tuple[Path, Run], number: signal.Signals
+) -> None:
+    run = started(folder, runs, whole, number)
+    assert run.code == UNFINISHED, run.stderr
+    assert run.stderr.startswith("note: stopped; what is done is kept. Resume with: surelock run-batch -i ")
+    assert run.stderr.count("\n") == 1
+    assert outputs(folder) == {}
+    assert run_here(*arguments(folder)).exit_code == 0
+    assert outputs(folder) == outputs(whole[0])
+
+
+def test_a_signal_before_anything_has_begun(runs: ForkedRuns, folder: Path) -> None:
+    run = runs.run(*arguments(folder), signals=[(0.1, signal.SIGTERM)])
+    assert run.code in (UNFINISHED, -signal.SIGTERM), run.stderr
+    assert outputs(folder) == {}
+
+
+def test_the_resume_line_does_not_begin_anew() -> None:
+    line = ["run-batch", "-i", "a b.jsonl", "--force-new", "-o", "out.jsonl", "--retry-errors"]
+    assert resume_command(line) == "surelock run-batch -i 'a b.jsonl' -o out.jsonl"
+
+
+def test_a_full_disk_is_one_line_and_the_job_goes_on(runs: ForkedRuns, folder: Path, whole: tuple[Path, Run]) -> None:
+    run = runs.run(*arguments(folder), file_limit=4096)
+    assert run.code == 1
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert "rows.journal cannot be written: File too large" in run.stderr
+    journal = folder / "out.jsonl.surelock" / "rows.journal"
+    assert 0 < journal.stat().st_size <= 4096
+    assert journal.read_bytes().endswith(b"\n")
+    assert runs.run(*arguments(folder)).code == 0
+    assert outputs(folder) == outputs(whole[0])
+    # Now every row is in the journal, and the output does not fit.
+    (folder / "out.jsonl").unlink()
+    run = runs.run(*arguments(folder), file_limit=4096)
+    assert run.code == 1
+    assert "out.jsonl cannot be written: File too large; the journal is kept" in run.stderr
+    assert not list(folder.glob("*.partial"))
+    assert runs.run(*arguments(folder)).code == 0
+    assert outputs(folder) == outputs(whole[0])
+
+
+def test_a_complete_job_loads_no_model(whole: tuple[Path, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        pytest.fail("a model was loaded")
+
+    monkeypatch.setattr("surelock.cli.run_batch.load_llm", fail)
+    before = outputs(whole[0])
+    result = run_here(*arguments(whole[0], "--json"))
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert (summary["rows"], summary["rows_failed"], summary["rows_done_before"]) == (25, 3, 25)
+    assert summary["tokens_per_second"] is None
+    assert outputs(whole[0]) == before
+
+
+def test_options_of_another_job_are_refused(whole: tuple[Path, Run]) -> None:
+    result = run_here(*arguments(whole[0], "--no-lock"))
+    assert_one_line_error(result, "lock was None when this job began and is False now: restore it, or start over")
+
+
+def test_a_second_process_is_told_to_come_back(whole: tuple[Path, Run]) -> None:
+    import fcntl
+
+    with (whole[0] / "out.jsonl.surelock" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_one_line_error(run_here(*arguments(whole[0])), "another process works on", UNFINISHED)
+
+
+@pytest.mark.parametrize(
+    ("more", "fragment"),
+    [
+        (["--ray-actors", "2"], "--ray-actors has no effect without --ray"),
+        (["--max-batch-size", "0"], "max_batch_size is 0"),
+        (["--temperature", "nan"], "temperature is nan"),
+    ],
+)
+def test_bad_options(folder: Path, more: list[str], fragment: str) -> None:
+    assert_one_line_error(run_here(*arguments(folder, *more)), fragment)
+    assert not (folder / "out.jsonl.surelock").exists()
+
+
+def test_a_missing_input(tmp_path: Path) -> None:
+    assert_one_line_error(run_here(*arguments(tmp_path)), "in.jsonl does not exist")
+
+
+def test_csv_with_a_prompt_column(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("question,max_tokens\nWho?,3\nWhy?,\n")
+    result = run_here(
+        "run-batch", "-i", str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.jsonl"), "--prompt-column", "question",
+        "-n", "2",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    assert [line["generation_tokens"] for line in read(tmp_path / "out.jsonl")] == [3, 2]
+    assert not (tmp_path / "out.errors.jsonl").exists()
+    assert result.stdout == ""
