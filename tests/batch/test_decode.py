@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from surelock import LLM, EngineConfig, SamplingParams
+from surelock.assemble import request_output
 from surelock.batch.decode import Decoder, Finished
 from surelock.batch.read_task import read_task
 from surelock.batch.records import record_of
@@ -132,15 +133,13 @@ def test_a_tokenizer_that_breaks_hurts_one_row(llm: LLM, monkeypatch: pytest.Mon
 
 
 def test_a_text_that_cannot_be_made_hurts_one_row(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from surelock.batch import decode
-
     def broken(snapshot: Any, *arguments: Any) -> Any:
         if snapshot.request.num_prompt == 1:
             raise KeyError("token")
         return made(snapshot, *arguments)
 
-    made = decode.request_output
-    monkeypatch.setattr(decode, "request_output", broken)
+    made = request_output
+    monkeypatch.setattr("surelock.batch.decode.request_output", broken)
     records = run(llm, tasks({"prompt_token_ids": [1]}, {"prompt_token_ids": [1, 2]}))
     assert [records[number].failed for number in (1, 2)] == [True, False]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from surelock.batch import atomic
 from surelock.batch.job import run_job
+from surelock.batch.progress import Progress
 from surelock.batch.stop import Stop
 from surelock.errors import JobBusyError, JobError, ParameterError, PromptError
 from surelock.params import LockParams, SamplingParams
@@ -81,7 +81,7 @@ def test_a_drawn_seed_stays_that_of_the_job(folder: Path) -> None:
 
 def test_progress(folder: Path) -> None:
     stopped_at(folder, 4)
-    seen = []
+    seen: list[Progress] = []
     run_job(job(folder), FakeWorker(), on_progress=seen.append)
     assert [each.totals.num_done for each in seen] == list(range(3, 11))
     assert {each.num_rows for each in seen} == {10}
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full_at_the_end(folder: Path, monkeypatch: pytest.Monkey
 
     stopped_at(folder, 10)
     with monkeypatch.context() as patch:
-        patch.setattr(atomic.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(JobError, match=r"cannot be written: No space left on device; the journal is kept"):
             run_job(job(folder), FakeWorker())
     assert outputs(folder) == {}

@@ -7,6 +7,7 @@ import os
 from array import array
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path, monkeypatch: pytest.M
         room[0] -= num
         return num
 
-    monkeypatch.setattr(journal_module.os, "pwrite", limited_write)
+    monkeypatch.setattr(os, "pwrite", limited_write)
     with Journal(path, DIGESTS) as journal:
         journal.append(record(1))
         with pytest.raises(
@@ -164,7 +165,7 @@ def test_syncs_come_by_count_and_by_time(tmp_path: Path, monkeypatch: pytest.Mon
     calls: list[Any] = []
     monkeypatch.setattr(journal_module, "_sync", calls.append)
     now = [0.0]
-    monkeypatch.setattr(journal_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(journal_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with Journal(tmp_path / "rows", array("Q", [0] * 200)) as journal:
         for number in range(1, 2 * RECORDS_PER_SYNC + 1):
             journal.append(record(number))

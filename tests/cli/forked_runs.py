@@ -1,8 +1,8 @@
 """Real processes of `surelock run-batch` that start in milliseconds, to be killed at any moment.
 
-A helper process imports everything once; each run is a fork of it. Run as a script it is that helper: it reads one JSON
-request a line, {"arguments": [...], "signals": [[seconds, number], ...], "file_limit": bytes | null}, and answers
-{"code": exit code, or minus the signal's number, "seconds": ...}.
+A helper process imports everything once; each run is a fork of it. Run as a script it is that helper: it reads the
+arguments of `ForkedRuns.run` as a line of JSON, and answers {"code": exit code, or minus the signal's number,
+"seconds": ...}.
 """
 
 from __future__ import annotations
@@ -56,15 +56,30 @@ class ForkedRuns:
         self._process.stdout.close()
         self._process.wait(10)
 
-    def run(self, *arguments: str, signals: Sequence[tuple[float, int]] = (), file_limit: int | None = None) -> Run:
-        """Run `surelock` with arguments; signals come so many seconds after its start, unless it has ended.
+    def run(
+        self,
+        *arguments: str,
+        signals: Sequence[int] = (),
+        at_seconds: float = 0.0,
+        at_rows: tuple[Path, int] | None = None,
+        file_limit: int | None = None,
+    ) -> Run:
+        """Run `surelock` with arguments.
 
         Args:
+            signals: sent one right after the other, unless the run has ended, `at_seconds` after its start, or once a
+                journal has so many rows.
             file_limit: bytes that any file may have, beyond which writes fail as on a full disk.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"arguments": arguments, "signals": list(signals), "file_limit": file_limit}
+        request = {
+            "arguments": arguments,
+            "signals": list(signals),
+            "at_seconds": at_seconds,
+            "at_rows": at_rows and (str(at_rows[0]), at_rows[1]),
+            "file_limit": file_limit,
+        }
         print(json.dumps(request), file=self._process.stdin, flush=True)
         answer = json.loads(self._process.stdout.readline())
         return Run(answer["code"], answer["seconds"], self._stderr.read_text(errors="replace"))
@@ -84,8 +99,8 @@ def _serve(stderr: str) -> None:
         if child == 0:
             _become(app, request, stderr)
         status = None
-        for seconds, number in request["signals"]:
-            while status is None and time.monotonic() - begun_at < seconds:
+        for number in request["signals"]:
+            while status is None and not _is_time(request, begun_at):
                 status = _status(child)
                 time.sleep(0.002)
             if status is None:
@@ -95,6 +110,13 @@ def _serve(stderr: str) -> None:
             time.sleep(0.002)
         code = os.waitstatus_to_exitcode(status)
         print(json.dumps({"code": code, "seconds": time.monotonic() - begun_at}), flush=True)
+
+
+def _is_time(request: dict[str, Any], begun_at: float) -> bool:
+    if request["at_rows"] is None:
+        return time.monotonic() - begun_at >= float(request["at_seconds"])
+    path, num_rows = request["at_rows"]
+    return Path(path).exists() and Path(path).read_bytes().count(b"\n") >= int(num_rows)
 
 
 def _status(child: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 from surelock.assemble import request_output
@@ -28,7 +28,7 @@ class Decoder:
         # A full batch, and as many that wait, so that no slot idles while the next rows are read.
         self._num_ahead = 2 * llm.engine_config.max_batch_size
 
-    def run(self, tasks: Iterator[Task | Failure]) -> Iterator[list[Finished]]:
+    def run(self, tasks: Iterator[Task | Failure]) -> Generator[list[Finished], None, None]:
         """What each step finished, maybe nothing; failures among the tasks come back as they are.
 
         Tasks are taken only as far ahead as the engine needs them. Closing the iterator drops those that are not done.
