@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from surelock import LockParams, SamplingParams
+from surelock.batch.parameters import PARAMETERS
 from surelock.batch.read_task import read_task
+from surelock.batch.records import record_of
 from surelock.batch.row import Row
 from surelock.batch.task import Defaults, Failure, Task
 from tests.batch.jobs import DEFAULTS, row_of
@@ -38,7 +43,7 @@ def test_defaults_hold_where_a_row_says_nothing() -> None:
 
 
 def test_every_parameter_of_a_row() -> None:
-    given = {
+    own = {
         "max_tokens": 5,
         "steps": 4,
         "block_length": 3,
@@ -48,8 +53,8 @@ def test_every_parameter_of_a_row() -> None:
         "seed": 8,
         "ignore_eos": True,
     }
-    for values in ({"prompt": "x"} | given, completion(**given)):
-        assert task_of(values).params == SamplingParams(**given)  # type: ignore[arg-type]
+    for values in ({"prompt": "x"} | own, completion(**own)):
+        assert task_of(values).params == SamplingParams(**own)  # type: ignore[arg-type]
 
 
 def test_stop_is_one_string_or_several() -> None:
@@ -58,14 +63,14 @@ def test_stop_is_one_string_or_several() -> None:
 
 
 def test_a_lock_adds_to_the_default_or_ends_it() -> None:
-    given = replace(DEFAULTS, params=SamplingParams(lock=LockParams(min_visible_steps=3)))
-    assert task_of(completion(lock={"kl_threshold": 0.1}), given).params.lock == LockParams(
+    locked = replace(DEFAULTS, params=SamplingParams(lock=LockParams(min_visible_steps=3)))
+    assert task_of(completion(lock={"kl_threshold": 0.1}), locked).params.lock == LockParams(
         kl_threshold=0.1, min_visible_steps=3
     )
-    assert task_of(completion(lock=True), given).params.lock == LockParams(min_visible_steps=3)
-    assert task_of(completion(lock=None), given).params.lock == LockParams(min_visible_steps=3)
-    assert task_of(completion(lock=False), given).params.lock is None
-    assert task_of(completion(lock={}), replace(given, params=SamplingParams(lock=None))).params.lock == LockParams()
+    assert task_of(completion(lock=True), locked).params.lock == LockParams(min_visible_steps=3)
+    assert task_of(completion(lock=None), locked).params.lock == LockParams(min_visible_steps=3)
+    assert task_of(completion(lock=False), locked).params.lock is None
+    assert task_of(completion(lock={}), replace(locked, params=SamplingParams(lock=None))).params.lock == LockParams()
 
 
 def test_plain_rows() -> None:
@@ -81,6 +86,7 @@ def test_plain_rows() -> None:
 def test_openai_rows() -> None:
     task = task_of(completion(model="any", n=1, stream=False, top_p=1.0, user="u", logprobs=None))
     assert (task.form, task.name, task.prompt) == ("completion", "a", "x")
+    assert (task.suffix, task_of(completion(suffix="end")).suffix) == (None, "end")
     assert task_of(completion(prompt=[1, 2])).prompt == {"prompt_token_ids": [1, 2]}
     assert task_of(chat(max_completion_tokens=5)).params.max_tokens == 5
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
@@ -119,7 +125,9 @@ def test_openai_rows() -> None:
         (completion(n=2), "n is 2"),
         (completion(stream=True), "stream is True"),
         (completion(logit_bias={"5": 1}), "logit_bias is"),
-        (completion(suffix="end"), "suffix is 'end'"),
+        (completion(suffix=5), "suffix is 5"),
+        (completion(suffix="end", prompt=[1]), "suffix stands beside a prompt that is a string"),
+        (chat(suffix="end"), "'suffix' is not a parameter of /v1/chat/completions"),
         (
             completion(temprature=1),
             "'temprature' is not a parameter of /v1/completions here; did you mean temperature?",
@@ -148,3 +156,39 @@ def test_a_row_that_cannot_be_read_or_has_the_name_of_another() -> None:
     assert isinstance(failure, Failure)
     assert failure.name == "a"
     assert str(failure.error) == "custom_id 'a' is also that of row 4; give each row its own"
+
+
+NAMES = [
+    "prompt",
+    "messages",
+    "prompt_token_ids",
+    "canvas_token_ids",
+    "custom_id",
+    "method",
+    "url",
+    "body",
+    "model",
+    "n",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from([*NAMES, *PARAMETERS, "suffix", "max_completion_tokens", "tools", "logprobs"]) | st.text()
+objects = st.dictionaries(names, json_values, max_size=5)
+
+
+@settings(max_examples=300)
+@given(
+    values=objects, body=objects, url=st.sampled_from(["/v1/completions", "/v1/chat/completions"]), whole=st.booleans()
+)
+def test_whatever_a_row_holds_it_is_a_task_or_a_failure(
+    values: dict[str, Any], body: dict[str, Any], url: str, whole: bool
+) -> None:
+    if whole:
+        values = {"custom_id": "a", "method": "POST", "url": url, "body": body}
+    task = read_task(row_of(values), DEFAULTS)
+    if isinstance(task, Failure):
+        assert len(str(task.error).splitlines()) == 1
+        orjson.dumps(record_of(task, "fake").line)

@@ -33,7 +33,7 @@ def openai(number: int, **body: Any) -> dict[str, Any]:
 
 ROWS = [plain(1), openai(2), openai(3, temperature=1, seed=5), {"prompt": 5}, *map(plain, range(5, 24)), openai(2)]
 # Still running when the others are done, so that a signal never comes too late.
-ROWS.append(plain(24) | {"max_tokens": 24})
+ROWS += [openai(0, suffix=" was grey."), plain(25) | {"max_tokens": 24}]
 
 
 def write(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
@@ -83,7 +83,7 @@ def run_here(*arguments: str) -> Result:
 def test_every_row_has_its_answer_or_its_error(whole: tuple[Path, Run]) -> None:
     folder, run = whole
     answers, errors = read(folder / "out.jsonl"), read(folder / "out.errors.jsonl")
-    assert len(answers) == 23
+    assert len(answers) == 24
     first, completion, chat = answers[:3]
     assert first["row"] == 1
     assert (first["generation_tokens"], first["finish_reason"]) == (5, "length")
@@ -101,15 +101,23 @@ def test_every_row_has_its_answer_or_its_error(whole: tuple[Path, Run]) -> None:
         "it is not JSON",
     ]
     assert errors[1]["response"]["status_code"] == 400
-    for fragment in ("23 answered, 3 failed", "seed                    3", "out.errors.jsonl", "FLOPs saved"):
+    for fragment in ("24 answered, 3 failed", "seed                    3", "out.errors.jsonl", "FLOPs saved"):
         assert fragment in run.stderr
 
 
-def test_answers_are_those_of_generate(whole: tuple[Path, Run]) -> None:
+def test_answers_are_those_of_the_library(whole: tuple[Path, Run]) -> None:
     from surelock import LLM, SamplingParams
 
-    (output,) = LLM().generate("The sea", SamplingParams(max_tokens=4))
-    assert read(whole[0] / "out.jsonl")[1]["response"]["body"]["choices"][0]["text"] == output.text
+    llm, params = LLM(), SamplingParams(max_tokens=4)
+    bodies = {
+        answer["custom_id"]: answer["response"]["body"]
+        for answer in read(whole[0] / "out.jsonl")
+        if "response" in answer
+    }
+    assert bodies["name 2"]["choices"][0]["text"] == llm.generate("The sea", params)[0].text
+    infilled = llm.infill(["The sea", 4, " was grey."], params)
+    assert bodies["name 0"]["choices"][0]["text"] == infilled.gaps[0].text
+    assert bodies["name 0"]["usage"]["completion_tokens"] == 4
 
 
 def journal(folder: Path) -> Path:
@@ -202,7 +210,7 @@ def test_a_complete_job_loads_no_model(whole: tuple[Path, Run], monkeypatch: pyt
     result = run_here(*arguments(whole[0], "--json"))
     assert result.exit_code == 0
     summary = json.loads(result.stdout)
-    assert (summary["rows"], summary["rows_failed"], summary["rows_done_before"]) == (26, 3, 26)
+    assert (summary["rows"], summary["rows_failed"], summary["rows_done_before"]) == (27, 3, 27)
     assert summary["tokens_per_second"] is None
     assert outputs(whole[0]) == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surelock.assemble import request_output
@@ -10,6 +11,8 @@ from surelock.batch.task import Failure, Task
 from surelock.engine.engine import Engine
 from surelock.errors import JobError, shown_error
 from surelock.output import RequestOutput
+from surelock.params import SamplingParams
+from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt, encode_segments
 
 if TYPE_CHECKING:
     from surelock.engine.request import Request
@@ -79,15 +82,22 @@ class Decoder:
 
     def _add(self, task: Task) -> Request | Failure:
         try:
-            prompt = task.prompt
-            if task.messages is not None:
-                prompt = {"prompt_token_ids": self._llm.encode_chat(task.messages)}
-            assert prompt is not None
-            (encoded,) = self._llm.encode(prompt, task.params)
-            return self._engine.add_request(encoded.canvas_ids, task.params)
+            prompt, params = self._prompt(task)
+            (encoded,) = self._llm.encode(prompt, params)
+            return self._engine.add_request(encoded.canvas_ids, params)
         # A tokenizer or template that breaks on one text breaks on that text only.
         except Exception as error:
             return _failure(task, error)
+
+    def _prompt(self, task: Task) -> tuple[Prompt, SamplingParams]:
+        if task.messages is not None:
+            return {TOKEN_IDS_KEY: self._llm.encode_chat(task.messages)}, task.params
+        assert task.prompt is not None
+        if task.suffix is None:
+            return task.prompt, task.params
+        segments: list[str | int] = [str(task.prompt), task.params.max_tokens, task.suffix]
+        canvas = encode_segments(segments, tokenizer=self._llm.tokenizer, config=self._llm.config)
+        return {CANVAS_KEY: canvas}, replace(task.params, max_tokens=0)
 
 
 def _failure(task: Task, error: Exception) -> Failure:

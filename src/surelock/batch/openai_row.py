@@ -33,7 +33,6 @@ _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (False, True),
     "response_format": ({"type": "text"},),
-    "suffix": ("",),
 }
 
 
@@ -70,7 +69,8 @@ def read_openai_row(row: Row, defaults: Defaults) -> Task:
     params = sampling_params(given, defaults.params, seed=row.seed(defaults.seed))
     if form == "chat":
         return Task(row=row, form=form, name=name, params=params, messages=_messages(body))
-    return Task(row=row, form=form, name=name, params=params, prompt=_prompt(body))
+    prompt = _prompt(body)
+    return Task(row=row, form=form, name=name, params=params, prompt=prompt, suffix=_suffix(body, prompt))
 
 
 def _parameters(body: Mapping[str, Any], form: Form, url: str) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _parameters(body: Mapping[str, Any], form: Form, url: str) -> dict[str, Any]
             if value is not None and body.get("max_tokens") not in (None, value):
                 raise ParameterError("max_completion_tokens and max_tokens differ; leave one of them out")
             given["max_tokens"] = body.get("max_tokens") if value is None else value
-        elif name == content or name in _IGNORED or value is None:
+        elif name == content or (name == "suffix" and form == "completion") or name in _IGNORED or value is None:
             continue
         elif name not in _NEUTRAL:
             hint = suggestion(name, (*PARAMETERS, content))
@@ -104,6 +104,15 @@ def _prompt(body: Mapping[str, Any]) -> Prompt:
     raise PromptError(
         f"prompt is {shown(prompt)}; it must be one string, or a list of token ids: one prompt for each row"
     )
+
+
+def _suffix(body: Mapping[str, Any], prompt: Prompt) -> str | None:
+    suffix = body.get("suffix") or None
+    if suffix is not None and not isinstance(suffix, str):
+        raise PromptError(f"suffix is {shown(suffix)}; it must be a string")
+    if suffix is not None and not isinstance(prompt, str):
+        raise PromptError("suffix stands beside a prompt that is a string, not token ids; give both as text")
+    return suffix
 
 
 def _messages(body: Mapping[str, Any]) -> list[Any]:

@@ -24,6 +24,7 @@ class Task:
         form: of its record.
         name: its custom_id, if it has one.
         prompt: for `LLM.encode`; a conversation has messages instead.
+        suffix: text after a string prompt; the tokens to generate are a gap between the two.
     """
 
     row: Row
@@ -31,6 +32,7 @@ class Task:
     name: str | None
     params: SamplingParams
     prompt: Prompt | None = None
+    suffix: str | None = None
     messages: Sequence[Mapping[str, str]] | None = None
 
 
