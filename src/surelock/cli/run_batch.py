@@ -101,8 +101,7 @@ def run_batch(
 ) -> None:
     """Decode every row of a file; stopped at any moment, the same command goes on where it was.
 
-    SIGTERM and Ctrl-C end it in order with exit code 75. A row that cannot be decoded is a line in the file of errors
-    and does not stop the others.
+    SIGTERM and Ctrl-C end it in order with exit code 75. A row that fails is a line in the file of errors.
     """
     params = sampling_params(max_tokens, sampling, lock)
     config = EngineConfig(max_batch_size=max_batch_size)
