@@ -15,6 +15,7 @@ import pytest
 from surelock.batch.job import run_job
 from surelock.batch.progress import Progress
 from surelock.batch.stop import Stop
+from surelock.batch.work import Work
 from surelock.errors import JobBusyError, JobError, ParameterError, PromptError
 from surelock.params import LockParams, SamplingParams
 from tests.batch.jobs import MODEL, FakeWorker, job, read_lines, write_lines
@@ -247,6 +248,18 @@ def test_an_error_of_the_worker_keeps_what_is_done(folder: Path) -> None:
     worker = FakeWorker()
     run_job(job(folder), worker)
     assert worker.numbers == [8, 9, 10]
+
+
+def test_rows_that_never_come_back_are_not_left_out(folder: Path) -> None:
+    def forgetful_worker(work: Work) -> Any:
+        yield from (done for number, done in enumerate(FakeWorker()(work)) if number != 3)
+
+    with pytest.raises(JobError, match="1 rows came back without a record: run the same command again"):
+        run_job(job(folder), forgetful_worker)
+    assert outputs(folder) == {}
+    worker = FakeWorker()
+    run_job(job(folder), worker)
+    assert worker.numbers == [3]
 
 
 def test_an_input_that_changes_while_the_job_runs(folder: Path) -> None:

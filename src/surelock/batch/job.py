@@ -20,7 +20,7 @@ from surelock.batch.source import check_source
 from surelock.batch.stop import Stop
 from surelock.batch.task import Defaults
 from surelock.batch.work import Work, Worker
-from surelock.errors import ParameterError
+from surelock.errors import JobError, ParameterError
 from surelock.params import SamplingParams
 
 OnProgress = Callable[[Progress], None]
@@ -184,7 +184,8 @@ class _Run:
                     num_bytes_dropped=journal.num_bytes_dropped,
                 )
                 self._on_progress(progress)
-        assert not journal.num_left
+        if journal.num_left:
+            raise JobError(f"{journal.num_left} rows came back without a record: run the same command again")
         return self._manifest, progress
 
     def _check_model(self, model: dict[str, Any]) -> None:
