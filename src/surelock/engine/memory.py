@@ -143,7 +143,9 @@ def _layer_bytes_per_row(config: ModelConfig, dtype: torch.dtype) -> int:
     # Where the model's type is narrower, norms and rotations are computed on float32 copies.
     is_narrow = dtype != torch.float32
     norm = stream + 2 * (query + hidden) * size + 12 * hidden
-    rotation = stream + (2 * query + 2 * config.kv_size + query) * size + 10 * query * is_narrow
+    # Queries and keys are rotated together.
+    rotated = query + config.kv_size
+    rotation = stream + (2 * rotated + 2 * config.kv_size + query) * size + 10 * rotated * is_narrow
     feed_forward = stream + (2 * query + 4 * config.intermediate_size) * size
     return max(norm, rotation, feed_forward) + 4 * config.head_dim + ROW_BYTES
 
