@@ -16,6 +16,7 @@ from surelock.cli.doctor import doctor
 from surelock.cli.generate import generate
 from surelock.cli.infill import infill
 from surelock.cli.run_batch import run_batch
+from surelock.cli.serve import serve
 from surelock.cli.terminal import report_error
 from surelock.cli.verify import verify
 from surelock.errors import ModelError, ParameterError, PromptError, SureLockError
@@ -63,6 +64,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(chat)
 app.command()(infill)
+app.command()(serve)
 app.command()(verify)
 app.add_typer(bench)
 app.command()(run_batch)

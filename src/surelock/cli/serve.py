@@ -1,0 +1,137 @@
+"""`surelock serve`: the HTTP server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from surelock.cli.loading import load_llm
+from surelock.cli.options import ModelOptions, with_options
+from surelock.errors import ParameterError
+
+SERVER_PANEL: Final = "Server"
+LIMITS_PANEL: Final = "Limits"
+KEY_VARIABLE: Final = "SURELOCK_API_KEY"
+NEEDED: Final = ("fastapi", "uvicorn", "prometheus_client")
+
+
+@with_options
+def serve(
+    model: ModelOptions,
+    host: Annotated[str, typer.Option(help="Address to listen at.", rich_help_panel=SERVER_PANEL)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=SERVER_PANEL)] = 8000,
+    public: Annotated[
+        bool,
+        typer.Option(
+            "--public",
+            metavar="",
+            help="Let other machines connect; needs a key. Listens at 0.0.0.0 unless --host says otherwise.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = False,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"File with one key a line. Or set {KEY_VARIABLE}.",
+            show_default="no key",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="<name>",
+            help="A name this server may be called by, such as that of a proxy in front; may be repeated.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = None,
+    served_model: Annotated[
+        str | None,
+        typer.Option(help="Name of the model in answers.", show_default="its own", rich_help_panel=SERVER_PANEL),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of the engine.", show_default="torch's", rich_help_panel=SERVER_PANEL),
+    ] = None,
+    max_batch_size: Annotated[int, typer.Option(help="Canvases decoded together.", rich_help_panel=LIMITS_PANEL)] = 16,
+    max_waiting: Annotated[
+        int, typer.Option(help="Canvases that may wait; more are refused.", rich_help_panel=LIMITS_PANEL)
+    ] = 256,
+    max_per_key: Annotated[
+        int | None,
+        typer.Option(help="Canvases of one key at a time.", show_default="no limit", rich_help_panel=LIMITS_PANEL),
+    ] = None,
+    max_timeout: Annotated[
+        float, typer.Option(help="Seconds a request may take.", rich_help_panel=LIMITS_PANEL)
+    ] = 600.0,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds running requests get after SIGTERM.", rich_help_panel=LIMITS_PANEL)
+    ] = 60.0,
+) -> None:
+    """Serve a model over HTTP, with OpenAI's interface.
+
+    It listens on this machine only; for others to connect, pass --public and a key.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ParameterError(f"serve needs {missing[0]}, which is not installed: pip install 'surelock[serve]'")
+
+    from surelock.server.settings import ServerSettings
+
+    # Before the model is loaded, which takes longer than reading a mistake.
+    settings = ServerSettings(
+        host="0.0.0.0" if public and host == "127.0.0.1" else host,
+        port=port,
+        public=public,
+        api_keys=_keys(api_key_file),
+        allowed_hosts=tuple(allowed_host or ()),
+        served_model=served_model,
+        max_waiting=max_waiting,
+        max_per_key=max_per_key,
+        max_timeout=max_timeout,
+        drain_timeout=drain_timeout,
+    )
+
+    from surelock.config import EngineConfig
+
+    engine_config = EngineConfig(max_batch_size=max_batch_size)
+    llm = load_llm(model, engine_config)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    from surelock.server.prepare import tokenizer_of
+    from surelock.server.run import serve as run_server
+    from surelock.server.service import Service
+
+    tokenizer_of(llm)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Its own lines repeat ours.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    service = Service(llm, settings)
+    raise typer.Exit(run_server(service))
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    """Keys of the file, else of the environment; none if neither is there.
+
+    Raises:
+        ParameterError: the file cannot be read, or holds none.
+    """
+    if file is None:
+        key = os.environ.get(KEY_VARIABLE, "")
+        return (key,) if key else ()
+    try:
+        text = file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"--api-key-file {file} cannot be read: {type(error).__name__}") from error
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not keys:
+        raise ParameterError(f"--api-key-file {file} holds no key: write one a line")
+    return keys

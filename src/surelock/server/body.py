@@ -1,0 +1,127 @@
+"""From the bytes of a request to a checked model: size, time, JSON, nesting, fields."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from surelock.errors import shown
+from surelock.server.errors import ApiError, bad_request
+from surelock.server.fields import check_fields
+from surelock.server.settings import ServerSettings
+
+MAX_DEPTH: Final = 16
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, settings: ServerSettings) -> bytes:
+    """The whole body.
+
+    Raises:
+        ApiError: 413 too large, 408 too slow, 415 of another type than JSON or encoded.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # A browser asks before it sends JSON to another origin, and does not for a form, or for nothing named.
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise ApiError(415, "unsupported_media_type", f"content-type is {shown(kind)}; send application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "unsupported_encoding", "the body has a content-encoding; send it as plain JSON")
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > settings.max_body:
+        raise _too_large(settings)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            async for part in request.stream():
+                body += part
+                if len(body) > settings.max_body:
+                    raise _too_large(settings)
+    except TimeoutError:
+        raise ApiError(
+            408, "body_timeout", f"the body did not arrive within {settings.body_timeout:g} s", headers=_CLOSE
+        ) from None
+    return bytes(body)
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    NaN, 1e999, lone surrogates, bad UTF-8, deep nesting and keys given twice are refused.
+
+    Raises:
+        ApiError: 400; the message says where.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # The line of orjson quotes nothing of the body.
+        raise bad_request(f"the body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(value, dict):
+        raise bad_request(f"the body is {shown(value)}; it must be a JSON object", code="invalid_json")
+    if _is_deeper(value, MAX_DEPTH):
+        raise bad_request(f"the body is nested more than {MAX_DEPTH} levels deep", code="invalid_json")
+    # orjson takes the last of two equal keys; which one a proxy in front of us took nobody knows.
+    json.loads(body, object_pairs_hook=_without_duplicates)
+    return value
+
+
+def validate(model: type[Model], value: dict[str, Any]) -> Model:
+    """The request model of a JSON object.
+
+    Raises:
+        ApiError: 400; a field is unknown, has no meaning here, or has a wrong value.
+    """
+    try:
+        return model.model_validate(check_fields(model, value))
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    """The deepest complaint about the first field; a union complains once for each of its members."""
+    found = error.errors(include_url=False, include_context=False)
+    found = [each for each in found if each["loc"][:1] == found[0]["loc"][:1]]
+    deepest = max(len(_path(each["loc"])) for each in found)
+    found = [each for each in found if len(_path(each["loc"])) == deepest]
+    name = ".".join(_path(found[0]["loc"]))
+    texts = [each["msg"].removeprefix("Input should be ").removeprefix("Value error, ") for each in found]
+    wanted = " or ".join(dict.fromkeys(text[:1].lower() + text[1:] for text in texts))
+    if found[0]["type"] == "missing":
+        return bad_request(f"{name} is missing", name, "missing_parameter")
+    if found[0]["type"] == "extra_forbidden":
+        return bad_request(f"{name} is no field of it; leave it out", name, "unknown_parameter")
+    should = "" if wanted.startswith("it must") else "it should be "
+    return bad_request(f"{name} is {shown(found[0]['input'])}; {should}{wanted}", name)
+
+
+def _path(location: tuple[int | str, ...]) -> list[str]:
+    """The fields and indices of a place in the body; the rest are names of a union's members."""
+    return [str(part) for part in location if isinstance(part, int) or (part.isidentifier() and part not in _MEMBERS)]
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (depth == 0 or any(_is_deeper(item, depth - 1) for item in value))
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> None:
+    names = set()
+    for name, _ in pairs:
+        if name in names:
+            raise bad_request(f"the key {shown(name)} is given twice", code="invalid_json")
+        names.add(name)
+
+
+def _too_large(settings: ServerSettings) -> ApiError:
+    return ApiError(413, "body_too_large", f"the body is larger than {settings.max_body} bytes", headers=_CLOSE)
+
+
+_MEMBERS: Final = frozenset({"str", "int", "bool", "float", "LockFields"})
+_CLOSE: Final = {"Connection": "close"}

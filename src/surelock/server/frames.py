@@ -1,0 +1,228 @@
+"""One choice of a stream: from its snapshots to the pieces a client is sent (docs/serving.md, "Streams")."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from surelock.decoding.schedule import plan
+from surelock.errors import EngineError
+from surelock.llm import LLM
+from surelock.server.formats import Piece
+from surelock.server.prepare import Choice, tokenizer_of
+from surelock.server.recorder import RecordedSnapshot
+from surelock.server.results import Result, probabilities, saved_flops
+from surelock.server.schemas import GenerationRequest
+from surelock.server.text import num_tokens_within
+
+
+class Frames(ABC):
+    """Makes the pieces of one choice, in order: `first`, `next` for some of its snapshots, `last`."""
+
+    def __init__(self, llm: LLM, choice: Choice) -> None:
+        self._llm = llm
+        self._choice = choice
+        self._tokenizer = tokenizer_of(llm)
+
+    @abstractmethod
+    def first(self) -> Piece:
+        """Before the first step."""
+
+    @abstractmethod
+    def next(self, snapshot: RecordedSnapshot) -> Piece | None:
+        """After a step, the last one excepted; None if there is nothing to say."""
+
+    @abstractmethod
+    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+        """After the last step."""
+
+    def _start(self) -> dict[str, Any]:
+        choice = self._choice
+        num_prompt, num_gaps = len(choice.canvas_ids), choice.canvas_ids.count(None)
+        num_steps = plan(choice.params, num_prompt, num_gaps).num_steps
+        return _state(0, num_steps, choice.num_generated, num_prompt + choice.params.max_tokens, 0.0, 0.0)
+
+    def _state(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
+        rows = snapshot.active_rows[-1] if snapshot.active_rows else 0
+        saved = saved_flops(self._llm, snapshot)
+        num_steps = snapshot.request.num_steps
+        return _state(snapshot.step, num_steps, sum(snapshot.masked), rows, saved, snapshot.seconds)
+
+    def _state_with_locks(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
+        return self._state(snapshot) | {"locked": spans(step is not None for step in snapshot.locked_at)}
+
+
+class AppendedFrames(Frames):
+    """Append-only deltas of the final prefix."""
+
+    def __init__(self, llm: LLM, choice: Choice, *, with_probabilities: bool) -> None:
+        super().__init__(llm, choice)
+        self._with_probabilities = with_probabilities
+        self._sent = ""
+        self._num_tokens_sent = 0
+
+    def first(self) -> Piece:
+        """The role, at once: the text may come late."""
+        return Piece(index=self._choice.index, text="", is_first=True, surelock=self._start() | {"locked": []})
+
+    def next(self, snapshot: RecordedSnapshot) -> Piece | None:
+        """What has become final since the piece before."""
+        final = self._choice.layout.final_text(snapshot.tokens, snapshot.masked, self._tokenizer)
+        # After a restart the text grows once more; what was sent comes again and is not sent again.
+        if len(final.text) <= len(self._sent):
+            return None
+        num_tokens = self._num_tokens_sent
+        if self._with_probabilities:
+            num_tokens = max(num_tokens, num_tokens_within(final.tokens, len(final.text), self._tokenizer))
+        return self._piece(final.text, snapshot, final.tokens[:num_tokens])
+
+    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+        """The rest."""
+        piece = self._piece(result.text, snapshot, result.tokens)
+        return Piece(
+            index=piece.index,
+            text=piece.text,
+            finish_reason=result.finish_reason,
+            stop=result.stop,
+            probabilities=piece.probabilities,
+            text_offset=piece.text_offset,
+            surelock=piece.surelock,
+        )
+
+    def _piece(self, text: str, snapshot: RecordedSnapshot, tokens: list[int]) -> Piece:
+        if not text.startswith(self._sent):
+            # Only after a restart in half precision, where another batch rounds otherwise.
+            raise EngineError("memory ran out, the request began again and came out different: send it again")
+        offset, new = len(self._sent), text[len(self._sent) :]
+        chances = None
+        if self._with_probabilities:
+            chances = probabilities(self._llm, self._choice, snapshot, tokens)[self._num_tokens_sent :]
+            self._num_tokens_sent = len(tokens)
+        self._sent = text
+        return Piece(
+            index=self._choice.index,
+            text=new,
+            probabilities=chances,
+            text_offset=offset,
+            surelock=self._state_with_locks(snapshot),
+        )
+
+
+class SnapshotFrames(Frames):
+    """The whole text in every piece."""
+
+    def __init__(self, llm: LLM, choice: Choice, *, mask_char: str) -> None:
+        super().__init__(llm, choice)
+        self._mask_char = mask_char
+
+    def first(self) -> Piece:
+        """All masks."""
+        shown = "".join(
+            part if isinstance(part, str) else self._mask_char * len(part) for part in self._choice.layout.parts
+        )
+        return Piece(index=self._choice.index, text=shown, is_first=True, surelock=self._start() | {"locked": []})
+
+    def next(self, snapshot: RecordedSnapshot) -> Piece | None:
+        """The text as it stands."""
+        layout = self._choice.layout
+        shown = layout.shown_text(snapshot.tokens, snapshot.masked, self._tokenizer, self._mask_char)
+        return Piece(index=self._choice.index, text=shown, surelock=self._state_with_locks(snapshot))
+
+    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+        """The final text."""
+        return _last(result, self._state_with_locks(snapshot))
+
+
+class PatchFrames(Frames):
+    """What changed since the piece before, position by position."""
+
+    def __init__(self, llm: LLM, choice: Choice) -> None:
+        super().__init__(llm, choice)
+        self._forget()
+        self._num_restarts = 0
+
+    def first(self) -> Piece:
+        """The canvas before the first step."""
+        choice = self._choice
+        given = [token for token in choice.canvas_ids if token is not None]
+        texts = iter(self._tokenizer.decode_visible(given))
+        canvas = [None if token is None else next(texts) for token in choice.canvas_ids]
+        canvas += [None] * choice.params.max_tokens
+        state = self._start() | {"canvas": {"tokens": canvas, "num_prompt": len(choice.canvas_ids)}}
+        return Piece(index=choice.index, text="", is_first=True, surelock=state)
+
+    def next(self, snapshot: RecordedSnapshot) -> Piece | None:
+        """New tokens, new locks, rows of the steps between."""
+        return Piece(index=self._choice.index, text="", surelock=self._patched(snapshot))
+
+    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+        """The last patch, and the final text."""
+        return _last(result, self._patched(snapshot))
+
+    def _forget(self) -> None:
+        self._unmasked: set[int] = set()
+        self._locked: set[int] = set()
+        self._step = 0
+
+    def _patched(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
+        state = self._state(snapshot)
+        if snapshot.num_restarts > self._num_restarts:
+            self._num_restarts = snapshot.num_restarts
+            self._forget()
+            state["restarted"] = True
+        new = sorted(snapshot.commits.keys() - self._unmasked)
+        texts = self._tokenizer.decode_visible([snapshot.tokens[position] for position in new])
+        committed = []
+        for position, text in zip(new, texts, strict=True):
+            step, confidence = snapshot.commits[position]
+            committed.append([position, text, round(confidence, 4), step])
+        locked = [
+            [position, step]
+            for position, step in enumerate(snapshot.locked_at)
+            if step is not None and position not in self._locked
+        ]
+        state["patch"] = {"tokens": committed, "locked": locked, "rows": snapshot.active_rows[self._step :]}
+        self._unmasked.update(new)
+        self._locked.update(position for position, _ in locked)
+        self._step = snapshot.step
+        return state
+
+
+def frames_for(llm: LLM, choice: Choice, request: GenerationRequest, *, with_probabilities: bool) -> Frames:
+    """What a request's stream is made of."""
+    if not request.diffusing:
+        return AppendedFrames(llm, choice, with_probabilities=with_probabilities)
+    if request.stream_options.surelock == "patch":
+        return PatchFrames(llm, choice)
+    return SnapshotFrames(llm, choice, mask_char=request.mask_char)
+
+
+def spans(flags: Iterable[bool]) -> list[list[int]]:
+    """Runs of true flags as [start, end), positions counted from 0."""
+    flags = [False, *flags, False]
+    edges = [position for position, (before, after) in enumerate(pairwise(flags)) if before != after]
+    return [[start, end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _last(result: Result, state: dict[str, Any]) -> Piece:
+    return Piece(
+        index=result.choice.index,
+        text=result.text,
+        finish_reason=result.finish_reason,
+        stop=result.stop,
+        probabilities=result.probabilities,
+        surelock=state,
+    )
+
+
+def _state(step: int, num_steps: int, masked: int, rows: int, saved: float, seconds: float) -> dict[str, Any]:
+    return {
+        "step": step,
+        "num_steps": num_steps,
+        "masked": masked,
+        "rows": rows,
+        "saved_flops": round(saved, 6),
+        "seconds": round(seconds, 6),
+    }

@@ -1,0 +1,154 @@
+"""The outermost layer: who may ask, from where, with what headers; ids, the access log, the last exception handler."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from surelock.server.errors import ApiError, internal_error
+from surelock.server.log import known_method, log_failure
+from surelock.server.service import Service
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/health"})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY: Final = "surelock.key"
+_log = logging.getLogger("surelock.server")
+
+
+class Guard:
+    """ASGI middleware around everything else; what is not plainly allowed is refused.
+
+    Args:
+        app: the application.
+        service: whose settings hold the keys, the host names and the limits.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._settings = service.settings
+        self._keys = [key.encode() for key in service.settings.api_keys]
+        self._host_names = service.settings.host_names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or answer it here."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"this server speaks HTTP, not {scope['type']}")
+        started = time.monotonic()
+        given_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(12)
+        status = 0
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send_noted)
+        except ApiError as error:
+            await respond(send_noted, error)
+        except Exception as error:
+            log_failure(_log, f"request {request_id}", error)
+            # Else it was answered already, or half of it was, and the connection is closed.
+            if not status:
+                await respond(send_noted, internal_error())
+        finally:
+            self._service.metrics.requests.labels(str(status)).inc()
+            method, path = known_method(scope["method"]), _route_of(scope)
+            milliseconds = (time.monotonic() - started) * 1000
+            _log.info("%s %s %s %.1f ms id=%s", method, path, status, milliseconds, request_id)
+
+    def _check(self, scope: Scope) -> None:
+        headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > self._settings.num_headers or size > self._settings.max_headers:
+            raise ApiError(
+                431,
+                "headers_too_large",
+                f"there are {len(headers)} headers of {size} bytes; the limits are {self._settings.num_headers} and "
+                f"{self._settings.max_headers}",
+                headers={"Connection": "close"},
+            )
+        self._check_host(headers)
+        self._check_key(scope, headers)
+
+    def _check_host(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """A page of a stranger can make a browser ask a loopback server, under a name that the stranger chose."""
+        hosts = [value for name, value in headers if name == b"host"]
+        if self._host_names is not None and (len(hosts) != 1 or host_name(hosts[0]) not in self._host_names):
+            raise ApiError(
+                403,
+                "host_not_allowed",
+                "the Host header does not name this server; use localhost, or start the server with --allowed-host",
+            )
+
+    def _check_key(self, scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        scope[_KEY] = ""
+        if not self._keys or is_probe(scope):
+            return
+        given = [value for name, value in headers if name == b"authorization"]
+        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        # Every key is compared, and each comparison takes the same time wherever the keys differ.
+        matches = [hmac.compare_digest(key.strip(), own) for own in self._keys]
+        if scheme.lower() != b"bearer" or not any(matches):
+            raise ApiError(
+                401,
+                "invalid_api_key",
+                "send the key as one header, Authorization: Bearer KEY",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        scope[_KEY] = sha256(key.strip()).hexdigest()[:16]
+
+
+def is_probe(scope: Scope) -> bool:
+    """Whether a request is one of the routes without a key: decided from the path as it was sent, nothing decoded."""
+    path = scope["path"]
+    raw = scope.get("raw_path")
+    return path in PROBES and (raw is None or raw.partition(b"?")[0] == path.encode())
+
+
+def key_of(scope: Scope) -> str:
+    """Which key a request came with, as a name that gives nothing away; empty if none was needed."""
+    name: str = scope.get(_KEY, "")
+    return name
+
+
+def host_name(value: bytes) -> str | None:
+    """The name in a Host header without its port, lower case; None if it is malformed."""
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", value.decode("latin-1").lower())
+    return match[1].strip("[]") if match else None
+
+
+async def respond(send: Send, error: ApiError) -> None:
+    """Answer with an error's envelope."""
+    body = error.body()
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _route_of(scope: Scope) -> str:
+    """The path of the route that was found, which is ours, not the path that was asked for."""
+    path: str = getattr(scope.get("route"), "path", "-")
+    return path

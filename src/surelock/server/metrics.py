@@ -1,0 +1,84 @@
+"""Prometheus metrics of one server. Labels have a fixed set of values; nothing a client sends becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from surelock.server.results import Result
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_SHARES: Final = tuple(number / 20 for number in range(1, 21))
+
+
+class Metrics:
+    """The counters, gauges and histograms, in a registry of their own."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        build = Info("surelock_build", "Version and model.", registry=registry)
+        build.info({"version": version("surelock"), "model": model})
+        self.running = Gauge("surelock_requests_running", "Choices in the batch.", registry=registry)
+        self.waiting = Gauge("surelock_requests_waiting", "Choices that wait for a slot.", registry=registry)
+        self.rows = Gauge("surelock_attention_rows_active", "Rows of the next step, at most.", registry=registry)
+        self.heartbeat = Gauge(
+            "surelock_engine_heartbeat_timestamp_seconds", "When the engine's thread last moved.", registry=registry
+        )
+        self.requests = Counter("surelock_requests", "HTTP responses.", ["code"], registry=registry)
+        self.finished = Counter("surelock_request_success", "Finished choices.", ["finish_reason"], registry=registry)
+        self.rejections = Counter("surelock_admission_rejections", "Refused requests.", ["reason"], registry=registry)
+        self.aborts = Counter("surelock_aborts", "Requests that ended early.", ["reason"], registry=registry)
+        self.nonfinite = Counter("surelock_nonfinite_logits", "Choices with NaN or infinite logits.", registry=registry)
+        self.restarts = Gauge("surelock_oom_recoveries_total", "Choices restarted for memory.", registry=registry)
+        self.engine_restarts = Gauge(
+            "surelock_engine_restarts_total", "Engines made after an error.", registry=registry
+        )
+        self.prompt_tokens = Counter("surelock_prompt_tokens", "Given positions.", registry=registry)
+        self.generation_tokens = Counter("surelock_generation_tokens", "Tokens generated and kept.", registry=registry)
+        self.steps = Counter("surelock_denoise_steps", "Steps of finished choices, added up.", registry=registry)
+        self.queue_time = self._histogram("surelock_request_queue_time_seconds", "Until the first step.")
+        self.first_text = self._histogram("surelock_time_to_first_text_seconds", "Until the first text of a stream.")
+        self.latency = self._histogram("surelock_e2e_request_latency_seconds", "Until the answer is complete.")
+        self.tokens_per_forward = self._histogram(
+            "surelock_tokens_per_forward", "Kept tokens of a choice for each of its steps.", (0.25, 0.5, 1, 2, 4, 8, 16)
+        )
+        self.locked = self._histogram("surelock_locked_token_fraction", "Positions locked at the end.", _SHARES)
+        self.saved = self._histogram("surelock_flops_saved_ratio", "Exact FLOPs that locking saved.", _SHARES)
+        # So that a dashboard shows 0 rather than nothing.
+        for counter, values in (
+            (self.finished, ("stop", "length")),
+            (self.rejections, ("queue_full", "draining", "too_many_requests")),
+            (self.aborts, ("disconnect", "deadline", "engine")),
+        ):
+            for value in values:
+                counter.labels(value)
+
+    def watch(self, *, running: Callable[[], int], waiting: Callable[[], int], rows: Callable[[], int]) -> None:
+        """Read these gauges from the engine whenever somebody asks."""
+        self.running.set_function(running)
+        self.waiting.set_function(waiting)
+        self.rows.set_function(rows)
+
+    def count(self, result: Result, *, waited: float) -> None:
+        """Take in a finished choice that waited so many seconds for its first step."""
+        stats = result.output.stats
+        self.finished.labels(result.finish_reason).inc()
+        self.prompt_tokens.inc(result.choice.prompt_tokens)
+        self.generation_tokens.inc(len(result.tokens))
+        self.steps.inc(stats.steps)
+        self.queue_time.observe(max(waited, 0.0))
+        self.tokens_per_forward.observe(len(result.tokens) / max(stats.steps, 1))
+        self.locked.observe(result.num_locked / max(len(stats.locked_at), 1))
+        self.saved.observe(max(0.0, 1 - stats.flops["exact"]["ratio"]))
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self.registry)

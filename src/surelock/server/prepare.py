@@ -1,0 +1,193 @@
+"""From a checked request to `Choice`s: canvases to denoise, and which of their positions are the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from surelock.errors import PromptError, TokenizerError
+from surelock.llm import LLM
+from surelock.params import SamplingParams
+from surelock.prompts import encode_segments
+from surelock.server.errors import bad_request
+from surelock.server.sampling import sampling_params
+from surelock.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    FimRequest,
+    GenerationRequest,
+    InfillRequest,
+    Message,
+)
+from surelock.server.text import Layout
+from surelock.tokenizer import Tokenizer
+
+DEFAULT_MAX_TOKENS = SamplingParams().max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One canvas of a request.
+
+    Attributes:
+        index: in the response.
+        canvas_ids: the prompt part, None where masked; params.max_tokens masks follow.
+        layout: what of the canvas is the answer.
+        prompt_tokens: given positions.
+    """
+
+    index: int
+    canvas_ids: tuple[int | None, ...]
+    params: SamplingParams
+    layout: Layout
+    prompt_tokens: int
+
+    @property
+    def num_generated(self) -> int:
+        """Positions to denoise."""
+        return self.params.max_tokens + len(self.canvas_ids) - self.prompt_tokens
+
+
+def prepare(llm: LLM, request: GenerationRequest) -> list[Choice]:
+    """Encode and check everything about a request; slow enough to be kept off the event loop.
+
+    Raises:
+        PromptError, ParameterError, TokenizerError: a prompt or parameter is out of its limits.
+        ApiError: fields contradict each other.
+    """
+    tokenizer = tokenizer_of(llm)
+    if isinstance(request, ChatRequest):
+        if request.max_tokens is not None and request.max_completion_tokens is not None:
+            raise bad_request("max_tokens and max_completion_tokens are both given; leave one out", "max_tokens")
+        ids = llm.encode_chat(messages_of(request.messages))
+        wanted = request.max_completion_tokens or request.max_tokens
+        canvases = [_appended(llm, request, ids, wanted)]
+    elif isinstance(request, FimRequest):
+        canvases = [_between(llm, request, request.prompt, request.suffix, request.max_tokens)]
+    elif isinstance(request, InfillRequest):
+        before = "".join(f"{extra.text}\n" for extra in request.input_extra) + request.input_prefix + request.prompt
+        wanted = request.n_predict or request.max_tokens
+        canvases = [_between(llm, request, before, request.input_suffix, wanted)]
+    elif isinstance(request, CompletionRequest):
+        canvases = _completion(llm, request, tokenizer)
+    else:
+        raise AssertionError(f"no canvases for {type(request).__name__}")
+    choices: list[Choice] = []
+    for canvas in canvases:
+        for number in range(request.n):
+            params = sampling_params(request, max_tokens=canvas.max_tokens, index=number)
+            (prompt,) = llm.encode({"canvas_token_ids": list(canvas.ids)}, params)
+            num_given = len(prompt.canvas_ids) - prompt.canvas_ids.count(None)
+            choices.append(Choice(len(choices), prompt.canvas_ids, params, canvas.layout, num_given))
+    return choices
+
+
+def num_choices(request: GenerationRequest) -> int:
+    """Canvases a request asks for; known before anything is encoded."""
+    prompt = request.prompt if isinstance(request, CompletionRequest) else None
+    is_list = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    return request.n * (len(prompt) if is_list and isinstance(prompt, list) else 1)
+
+
+def tokenizer_of(llm: LLM) -> Tokenizer:
+    """The tokenizer, without which there is no text to answer with."""
+    if llm.tokenizer is None:
+        raise TokenizerError(f"{llm.name} has no tokenizer, and a server answers with text: add tokenizer.json")
+    return llm.tokenizer
+
+
+def messages_of(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """A conversation as the chat template takes it."""
+    return [
+        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+        for message in messages
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    ids: Sequence[int | None]
+    max_tokens: int
+    layout: Layout
+
+
+def _completion(llm: LLM, request: CompletionRequest, tokenizer: Tokenizer) -> list[_Canvas]:
+    if request.template is not None:
+        return [_template(llm, request, request.template, tokenizer)]
+    if request.prompt is None:
+        raise bad_request("prompt is missing: pass a text, a list of texts or token ids, or a template", "prompt")
+    if isinstance(request.prompt, list) and not request.prompt:
+        raise bad_request("prompt is an empty list; pass at least one prompt", "prompt")
+    prompts: list[str | list[int]]
+    if isinstance(request.prompt, str):
+        prompts = [request.prompt]
+    elif isinstance(request.prompt[0], int):
+        prompts = [[token for token in request.prompt if isinstance(token, int)]]
+    else:
+        prompts = [prompt for prompt in request.prompt if not isinstance(prompt, int)]
+    if request.suffix is not None:
+        return [_between(llm, request, prompt, request.suffix, request.max_tokens) for prompt in prompts]
+    canvases = []
+    for prompt in prompts:
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        canvases.append(_appended(llm, request, ids, request.max_tokens))
+    return canvases
+
+
+def _appended(llm: LLM, request: GenerationRequest, ids: Sequence[int], wanted: int | None) -> _Canvas:
+    max_tokens = _max_tokens(llm, len(ids), wanted)
+    end_ids = frozenset() if request.ignore_eos else tokenizer_of(llm).end_ids
+    layout = Layout((range(len(ids), len(ids) + max_tokens),), end_ids, request.stops)
+    return _Canvas(ids, max_tokens, layout)
+
+
+def _between(llm: LLM, request: GenerationRequest, before: str | list[int], after: str, wanted: int | None) -> _Canvas:
+    """A gap between two texts. Its end ids do not end it: they are how a model fills what it has no text for."""
+    tokenizer = tokenizer_of(llm)
+    head = tokenizer.encode(before) if isinstance(before, str) else before
+    tail = tokenizer.encode(after, bos=False)
+    num = _max_tokens(llm, len(head) + len(tail), wanted)
+    layout = Layout((range(len(head), len(head) + num),), stops=request.stops)
+    return _Canvas([*head, *[None] * num, *tail], 0, layout)
+
+
+def _template(llm: LLM, request: CompletionRequest, template: list[str | int], tokenizer: Tokenizer) -> _Canvas:
+    for name in ("prompt", "suffix", "max_tokens", "logprobs"):
+        if getattr(request, name) is not None:
+            raise bad_request(
+                f"template and {name} are both given; the template says all of it: leave {name} out", name
+            )
+    if request.stops:
+        raise bad_request("template and stop are both given; a document with gaps is not cut: leave stop out", "stop")
+    ids = encode_segments(template, tokenizer=tokenizer, config=llm.config)
+    # The strings are the answer's as they are. Gaps that touch are one text: a character may have bytes in both.
+    parts: list[str | range] = []
+    at = 0
+    for is_text, run in groupby((part for part in template if part != ""), key=lambda part: isinstance(part, str)):
+        segments = list(run)
+        if is_text:
+            parts += [str(segment) for segment in segments]
+            continue
+        num = sum(int(segment) for segment in segments)
+        at = _first_gap_from(ids, at)
+        parts.append(range(at, at + num))
+        at += num
+    return _Canvas(ids, 0, Layout(tuple(parts)))
+
+
+def _first_gap_from(ids: Sequence[int | None], start: int) -> int:
+    return next(position for position in range(start, len(ids)) if ids[position] is None)
+
+
+def _max_tokens(llm: LLM, num_given: int, wanted: int | None) -> int:
+    limit = llm.config.max_sequence_length
+    room = limit - num_given
+    if room < 1:
+        raise PromptError(f"the prompt has {num_given} positions; the model's limit is {limit}: shorten it")
+    if wanted is not None and wanted > room:
+        raise PromptError(
+            f"the prompt has {num_given} positions and max_tokens is {wanted}, together {num_given + wanted}; the "
+            f"model's limit is {limit}: lower max_tokens to at most {room}, or shorten the prompt"
+        )
+    return min(DEFAULT_MAX_TOKENS, room) if wanted is None else wanted

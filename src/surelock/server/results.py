@@ -1,0 +1,124 @@
+"""What is told about a choice: its text, its token probabilities, what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from surelock.assemble import request_output
+from surelock.flops import exact_flops
+from surelock.llm import LLM
+from surelock.output import RequestOutput
+from surelock.server.prepare import Choice, tokenizer_of
+from surelock.server.recorder import RecordedSnapshot
+from surelock.server.text import num_tokens_within, token_texts
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProbability:
+    """A generated token: the text it adds, and the log of its probability when it was committed."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished choice.
+
+    Attributes:
+        text: the answer.
+        stop: the stop string that ended it.
+        tokens: generated and kept.
+        probabilities: of these tokens, if they were asked for.
+        output: everything else.
+        seconds: it ran for.
+        num_locked: positions locked at the end.
+    """
+
+    choice: Choice
+    text: str
+    finish_reason: Literal["stop", "length"]
+    stop: str | None
+    tokens: list[int]
+    probabilities: list[TokenProbability] | None
+    output: RequestOutput
+    seconds: float
+    started: float
+    num_locked: int
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The object `surelock` of a finished choice."""
+        stats = self.output.stats
+        exact = stats.flops["exact"]
+        return {
+            "steps": stats.steps,
+            "active_ratio": stats.active_ratio,
+            "locked_fraction": self.num_locked / max(len(stats.locked_at), 1),
+            "saved_flops": 1 - exact["ratio"],
+            "flops": exact,
+            "seconds": self.seconds,
+            "seed": stats.seed,
+            "notes": list(self.output.notes),
+        }
+
+
+def finished(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, *, with_probabilities: bool) -> Result:
+    """The result of a choice's last snapshot."""
+    tokenizer = tokenizer_of(llm)
+    final = choice.layout.final_text(snapshot.tokens, snapshot.masked, tokenizer)
+    tokens = final.tokens
+    if final.stop is not None:
+        tokens = tokens[: num_tokens_within(tokens, len(final.text), tokenizer)]
+    return Result(
+        choice=choice,
+        text=final.text,
+        finish_reason="stop" if final.is_cut else "length",
+        stop=final.stop,
+        tokens=tokens,
+        probabilities=probabilities(llm, choice, snapshot, tokens) if with_probabilities else None,
+        output=request_output(snapshot, llm.config, tokenizer),
+        seconds=snapshot.seconds,
+        started=snapshot.started,
+        num_locked=sum(step is not None for step in snapshot.locked_at),
+    )
+
+
+def probabilities(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, tokens: list[int]) -> list[TokenProbability]:
+    """Of the first tokens of an answer."""
+    texts = token_texts(tokens, tokenizer_of(llm))
+    confidences = (snapshot.commits[position][1] for position in choice.layout.positions)
+    return [
+        # A confidence rounds to 0 at worst, whose log JSON cannot say.
+        TokenProbability(text, math.log(max(confidence, 1e-38)))
+        for text, confidence in zip(texts, confidences, strict=False)
+    ]
+
+
+def saved_flops(llm: LLM, snapshot: RecordedSnapshot) -> float:
+    """Share of the exact FLOPs of a request so far that locking saved."""
+    num, num_streams = snapshot.request.num_positions, snapshot.request.num_streams
+    base = exact_flops(llm.config, snapshot.step * num, num, num_streams)
+    return 1 - exact_flops(llm.config, sum(snapshot.active_rows), num, num_streams) / base if base else 0.0
+
+
+def usage(results: Iterable[Result]) -> dict[str, Any]:
+    """OpenAI's token counts, each prompt's tokens counted once for each of its choices, and what locking saved."""
+    everything = list(results)
+    prompt_tokens = sum(result.choice.prompt_tokens for result in everything)
+    completion_tokens = sum(len(result.tokens) for result in everything)
+    flops = [result.output.stats.flops["exact"] for result in everything]
+    base = sum(each["base"] for each in flops)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "surelock": {
+            "steps": sum(result.output.stats.steps for result in everything),
+            "saved_flops": 1 - sum(each["locked"] for each in flops) / base if base else 0.0,
+            "seconds": max((result.seconds for result in everything), default=0.0),
+        },
+    }

@@ -1,0 +1,98 @@
+"""`serve`: the process, from its first signal to its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from types import FrameType
+from typing import Final
+
+import uvicorn
+
+from surelock.server.app import create_app
+from surelock.server.protocol import guarded_protocol
+from surelock.server.service import Service
+
+# After the last stream: for its last bytes to leave.
+_CLOSING_SECONDS: Final = 5
+_EXIT_HANGING: Final = 70
+_log = logging.getLogger("surelock.server")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server that drains: after the first signal it still answers, and refuses new work.
+
+    Attributes:
+        exit_code: 0 after a drain, 1 if requests had to be dropped, 70 if the engine hung.
+    """
+
+    def __init__(self, service: Service) -> None:
+        settings = service.settings
+        config = uvicorn.Config(
+            create_app(service),
+            host=settings.host,
+            port=settings.port,
+            http=guarded_protocol(settings),
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(max(1, settings.keep_alive)),
+            timeout_graceful_shutdown=_CLOSING_SECONDS,
+            h11_max_incomplete_event_size=settings.max_headers + 4096,
+        )
+        super().__init__(config)
+        self.exit_code = 0
+        self._service = service
+        self._drain_until: float | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, once `started`."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where it listens, which `--port 0` leaves open."""
+        await super().startup(sockets)
+        if self.started:
+            _log.info("serving %s at %s", self._service.model, self.address)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the drain, the second ends the process."""
+        if self._drain_until is not None or not self.started:
+            # Nothing of the engine is worth waiting for: a step can take long.
+            os._exit(128 + sig)
+        self._service.admission.is_draining = True
+        self._drain_until = time.monotonic() + self._service.settings.drain_timeout
+        _log.info("%s: draining; the same signal again ends at once", signal.Signals(sig).name)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every 0.1 s: whether to stop."""
+        if self._service.silence > self._service.settings.hang_timeout:
+            _log.critical("the engine has not moved for %.0f s; giving up", self._service.silence)
+            # Its thread cannot be ended, and would keep the process from ending.
+            os._exit(_EXIT_HANGING)
+        if self._drain_until is not None:
+            if self._service.admission.num_admitted == 0:
+                return True
+            if time.monotonic() >= self._drain_until:
+                _log.error("%d choices were not finished in time", self._service.admission.num_admitted)
+                self.exit_code = 1
+                # Each of them ends with an error, which its stream tells.
+                await self._service.engine.aclose(drain=False)
+                return True
+        return await super().on_tick(counter)
+
+
+def serve(service: Service) -> int:
+    """Serve until a signal; returns the exit code."""
+    server = Server(service)
+    server.run()
+    return server.exit_code

@@ -1,0 +1,123 @@
+"""`Service`: one model with its engine, and everything that lives as long as the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Final, TypeVar
+
+from surelock.engine.async_engine import AsyncEngine
+from surelock.engine.device_thread import SteppedEngine
+from surelock.engine.engine import Engine
+from surelock.llm import LLM
+from surelock.server.admission import Admission
+from surelock.server.errors import ApiError
+from surelock.server.metrics import Metrics
+from surelock.server.recorder import RecordingEngine
+from surelock.server.settings import ServerSettings
+
+Value = TypeVar("Value")
+
+# Tokenising is Python and holds its lock: more threads would not be faster.
+_NUM_ENCODERS: Final = 2
+
+
+class Service:
+    """Made before the event loop runs, used inside it.
+
+    Args:
+        llm: the model.
+        make_engine: in place of an `Engine` of the model; for tests.
+    """
+
+    def __init__(
+        self, llm: LLM, settings: ServerSettings, *, make_engine: Callable[[], SteppedEngine] | None = None
+    ) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.model = settings.served_model or llm.name
+        self.fingerprint = f"surelock-{version('surelock')}-{(llm.commit or 'local')[:12]}"
+        self.created = int(time.time())
+        self.metrics = Metrics(self.model)
+        self.admission = Admission(
+            llm.engine_config.max_batch_size, settings.max_waiting, settings.max_per_key, self.metrics
+        )
+        self._make_engine = make_engine or (lambda: Engine(llm.transformer, llm.engine_config))
+        self._recorders: list[RecordingEngine] = []
+        self._num_old_restarts = 0
+        self._encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="surelock-encode")
+        self._engine: AsyncEngine | None = None
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine; only between `start` and `stop`."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the engine's thread last moved."""
+        return time.monotonic() - self.engine.heartbeat
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._engine = engine = AsyncEngine(self._new_engine)
+        self.metrics.watch(
+            running=lambda: engine.num_running, waiting=lambda: engine.num_waiting, rows=lambda: self._num_rows
+        )
+        self.metrics.heartbeat.set_function(lambda: time.time() - self.silence)
+        self.metrics.restarts.set_function(lambda: self._num_restarts)
+        self.metrics.engine_restarts.set_function(lambda: engine.num_restarts)
+
+    async def stop(self) -> None:
+        """Drop what still runs, and end the threads."""
+        await self.engine.aclose(drain=False)
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+
+    def check_ready(self) -> None:
+        """Raise if requests would not be served.
+
+        Raises:
+            ApiError: 503.
+        """
+        if self.admission.is_draining:
+            raise ApiError(503, "draining", "the server is shutting down")
+        if self._engine is None:
+            raise ApiError(503, "starting", "the server is starting")
+        if self.silence > self.settings.stall_timeout:
+            raise ApiError(503, "engine_stalled", f"the engine has not moved for {self.silence:.0f} s")
+
+    def check_model(self, name: str | None) -> None:
+        """Raise if a request names another model.
+
+        Raises:
+            ApiError: 404.
+        """
+        if name not in (None, self.model):
+            raise ApiError(
+                404, "model_not_found", f"there is no such model here; this server has {self.model}", "model"
+            )
+
+    async def encode(self, function: Callable[[], Value]) -> Value:
+        """Run what takes a tokenizer's time beside the event loop."""
+        future: Awaitable[Value] = asyncio.get_running_loop().run_in_executor(self._encoders, function)
+        return await future
+
+    @property
+    def _num_rows(self) -> int:
+        return self._recorders[-1].num_rows if self._recorders else 0
+
+    @property
+    def _num_restarts(self) -> int:
+        return self._num_old_restarts + sum(recorder.num_restarts for recorder in self._recorders)
+
+    def _new_engine(self) -> SteppedEngine:
+        # The last one stopped at an error and must not keep its memory.
+        self._num_old_restarts = self._num_restarts
+        self._recorders.clear()
+        recorder = RecordingEngine(self._make_engine())
+        self._recorders.append(recorder)
+        return recorder
