@@ -86,11 +86,13 @@ class Layout:
                 break
         text = "".join(pieces)
         at, stop = find_stop(text, self.stops)
+        if not is_complete:
+            held_from = len(text) - num_held_back(text, self.stops)
+            # What begins before the stop string that was found, or with it, may turn out to be another one.
+            if stop is None or held_from <= at:
+                return FinalText(text[:held_from], False, None, kept, False)
         if stop is not None:
             return FinalText(text[:at], True, stop, kept, True)
-        if not is_complete:
-            held = text[: len(text) - num_held_back(text, self.stops)]
-            return FinalText(held, False, None, kept, False)
         return FinalText(text, True, None, kept, is_cut)
 
     def shown_text(self, tokens: Sequence[int], masked: Sequence[bool], decoder: Decoder, mask_char: str) -> str:
