@@ -44,9 +44,7 @@ def text_of(server: Running, **fields: Any) -> str:
         ({"ignore_eos": True}, SamplingParams(max_tokens=8, ignore_eos=True)),
     ],
 )
-def test_parameters_reach_the_engine(
-    shared: Running, llm: LLM, fields: dict[str, Any], params: SamplingParams
-) -> None:
+def test_parameters_reach_the_engine(shared: Running, llm: LLM, fields: dict[str, Any], params: SamplingParams) -> None:
     expected = llm.generate(PROMPT, params)[0]
     answer = complete(shared, **fields)
     assert answer["choices"][0]["text"] == expected.text

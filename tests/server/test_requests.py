@@ -253,7 +253,9 @@ def test_what_asks_for_nothing_or_changes_nothing_is_accepted(shared: Running) -
     assert answer.json()["choices"][0]["text"] == plain
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("temprature", "temperature"), ("max_token", "max_tokens"), ("Seed", "seed")])
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("temprature", "temperature"), ("max_token", "max_tokens"), ("Seed", "seed")]
+)
 def test_a_misspelt_field_is_refused_with_a_suggestion(shared: Running, wrong: str, right: str) -> None:
     error = envelope(ask(shared, **{wrong: 1}), 400, "unknown_parameter")
     assert f"did you mean {right}?" in error["message"]
@@ -285,7 +287,9 @@ def test_messages(shared: Running, messages: object) -> None:
     envelope(shared.post(CHAT, {"messages": messages, "max_tokens": 2}), 400)
 
 
-@pytest.mark.parametrize("model", ["gpt-4", "../etc/passwd", "/etc/passwd", "file:///etc/passwd", "hf://../x", "a\0b", ""])
+@pytest.mark.parametrize(
+    "model", ["gpt-4", "../etc/passwd", "/etc/passwd", "file:///etc/passwd", "hf://../x", "a\0b", ""]
+)
 def test_case_23_only_the_servers_own_model(shared: Running, model: str) -> None:
     envelope(ask(shared, model=model), 404, "model_not_found")
 

@@ -29,9 +29,7 @@ stop_strings = st.lists(st.text(alphabet="ab é€", min_size=1, max_size=4), ma
 
 
 @given(data=st.data(), raw=byte_strings, stops=stop_strings, end=st.one_of(st.none(), st.integers(0, 12)))
-def test_joined_deltas_are_the_final_text(
-    data: st.DataObject, raw: bytes, stops: list[str], end: int | None
-) -> None:
+def test_joined_deltas_are_the_final_text(data: st.DataObject, raw: bytes, stops: list[str], end: int | None) -> None:
     tokens = list(raw)
     if end is not None and end <= len(tokens):
         tokens.insert(end, END)
@@ -102,7 +100,7 @@ def test_tokens_within() -> None:
 
 
 def test_a_document_with_gaps_stops_at_the_first_mask() -> None:
-    layout = Layout(("The ", range(0, 2), " and ", range(3, 5), "."))
+    layout = Layout(("The ", range(2), " and ", range(3, 5), "."))
     tokens = list(b"ab cd")
     assert layout.final_text(tokens, [False, True, False, False, False], Bytes()).text == "The a"
     assert layout.final_text(tokens, [False] * 5, Bytes()).text == "The ab and cd."

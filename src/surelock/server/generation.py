@@ -59,9 +59,18 @@ class Generation:
         watched = self._request.stream or self._with_probabilities
         try:
             async with asyncio.timeout_at(self._loop_deadline):
-                for choice in self._choices:
-                    stream = await self._service.engine.add_request(choice.canvas_ids, choice.params, watched=watched)
-                    self._streams.append(stream)
+                # Together: each is answered between two steps.
+                added = await asyncio.gather(
+                    *(
+                        self._service.engine.add_request(choice.canvas_ids, choice.params, watched=watched)
+                        for choice in self._choices
+                    ),
+                    return_exceptions=True,
+                )
+                self._streams = [each for each in added if isinstance(each, RequestStream)]
+                for each in added:
+                    if isinstance(each, BaseException):
+                        raise each
         except TimeoutError:
             raise self._late() from None
         except SureLockError as error:

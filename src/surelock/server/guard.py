@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -67,6 +68,10 @@ class Guard:
             await self._app(scope, receive, send_noted)
         except ApiError as error:
             await respond(send_noted, error)
+        except asyncio.CancelledError:
+            # The server stops and waits no longer.
+            if not status:
+                await respond(send_noted, ApiError(503, "draining", "the server is shutting down"))
         except Exception as error:
             log_failure(_log, f"request {request_id}", error)
             # Else it was answered already, or half of it was, and the connection is closed.
