@@ -98,7 +98,9 @@ def serve(
     )
 
     from surelock.config import EngineConfig
+    from surelock.server.run import bind
 
+    listener = bind(settings)
     engine_config = EngineConfig(max_batch_size=max_batch_size)
     llm = load_llm(model, engine_config)
     if threads is not None:
@@ -115,7 +117,7 @@ def serve(
     # Its own lines repeat ours.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     service = Service(llm, settings)
-    raise typer.Exit(run_server(service))
+    raise typer.Exit(run_server(service, listener))
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

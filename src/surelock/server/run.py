@@ -12,9 +12,11 @@ from typing import Final
 
 import uvicorn
 
+from surelock.errors import ParameterError
 from surelock.server.app import create_app
 from surelock.server.protocol import guarded_protocol
 from surelock.server.service import Service
+from surelock.server.settings import ServerSettings
 
 # After the last stream: for its last bytes to leave.
 _CLOSING_SECONDS: Final = 5
@@ -91,8 +93,32 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(service: Service) -> int:
+def bind(settings: ServerSettings) -> socket.socket:
+    """The socket to listen with; taken before a model is loaded, so that a mistake shows early.
+
+    Raises:
+        ParameterError: there is no such address, or another process has it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ParameterError(
+            f"cannot listen at host {settings.host}, port {settings.port}: {error.strerror}; choose others"
+        ) from error
+    return listener
+
+
+def serve(service: Service, listener: socket.socket) -> int:
     """Serve until a signal; returns the exit code."""
     server = Server(service)
-    server.run()
+    server.run(sockets=[listener])
     return server.exit_code
