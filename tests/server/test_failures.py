@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from surelock import LLM, SureLockError
+from surelock.engine.snapshot import Snapshot
 from surelock.errors import OutOfMemoryError
 from surelock.tokenizer import Tokenizer
 from tests.server.faulty_engine import Broken, FaultyEngine
@@ -186,7 +187,12 @@ def test_a_stalled_engine_is_not_ready_and_alive(llm: LLM) -> None:
         assert server.client.get("/readyz").status_code == 200
         object.__setattr__(server.service.settings, "stall_timeout", 0.1)
         gate = threading.Event()
-        engines[0].step = lambda *, watched=True: gate.wait(20) and []  # type: ignore[method-assign, assignment]
+
+        def stuck_step(*, watched: bool = True) -> list[Snapshot]:
+            gate.wait(20)
+            return []
+
+        engines[0].step = stuck_step  # type: ignore[method-assign]
         stuck = in_background(server, timeout=1)
         until(lambda: server.client.get("/readyz").status_code == 503)
         envelope(server.client.get("/health"), 503, "engine_stalled")

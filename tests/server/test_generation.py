@@ -132,7 +132,7 @@ def test_infill_shows_the_extra_files_first(shared: Running) -> None:
 
 
 def test_a_template_gives_the_document(shared: Running, llm: LLM) -> None:
-    template = ["The sea was ", 2, 2, " and the sky", " was ", 3, "."]
+    template: list[str | int] = ["The sea was ", 2, 2, " and the sky", " was ", 3, "."]
     expected = llm.infill(template, SamplingParams()).text
     answer = shared.post(COMPLETIONS, {"template": template})
     assert answer.json()["choices"][0]["text"] == expected

@@ -125,7 +125,12 @@ def test_case_24_right_keys(keyed: Running, value: str) -> None:
 
 def test_case_24_keys_are_compared_in_constant_time(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
-    monkeypatch.setattr("hmac.compare_digest", lambda a, b: bool(compared.append((a, b))) or a == b)
+
+    def compare(given: bytes, own: bytes) -> bool:
+        compared.append((given, own))
+        return given == own
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
     with running(llm, api_keys=(KEY, "another-key-of-ours")) as server:
         server.client.get("/v1/models")
     assert compared == [(KEY.encode(), KEY.encode()), (KEY.encode(), b"another-key-of-ours")]

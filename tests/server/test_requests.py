@@ -75,6 +75,7 @@ def test_case_2_max_tokens_that_are_not_given(shared: Running, llm: LLM) -> None
     [
         {"steps": 0},
         {"steps": 10**9},
+        {"steps": 513},
         {"block_length": 0},
         {"block_length": 10**12},
         {"lock": {"kl_threshold": 1e300}},
@@ -122,6 +123,12 @@ def test_case_4_numbers_that_are_none(shared: Running, field: str, value: str) -
     written = f'{{"{inner}": {value}}}' if inner else value
     body = f'{{"prompt": "a", "max_tokens": 2, "{outer}": {written}}}'
     envelope(shared.post(COMPLETIONS, content=body, headers={"content-type": "application/json"}), 400, "invalid_json")
+
+
+@pytest.mark.parametrize("value", [-0.0, 5e-324, 0, -1, 10**9])
+@pytest.mark.parametrize("field", ["timeout", "frame_hz"])
+def test_case_4_times_that_are_nearly_zero(shared: Running, field: str, value: float) -> None:
+    assert envelope(ask(shared, **{field: value}), 400)["param"] == field
 
 
 @pytest.mark.parametrize("value", [-0.0, 5e-324, 1e-300])
@@ -232,7 +239,7 @@ def test_what_has_no_meaning_here_is_refused(shared: Running, fields: dict[str, 
 def test_what_asks_for_nothing_or_changes_nothing_is_accepted(shared: Running) -> None:
     plain = ask(shared).json()["choices"][0]["text"]
     # What clients and routers send whether they mean it or not.
-    fields = {
+    fields: dict[str, Any] = {
         "logit_bias": None,
         "tools": [],
         "best_of": 1,

@@ -45,7 +45,7 @@ def information_routes(service: Service) -> APIRouter:
         service.check_ready()
         return _json({"status": "ok"})
 
-    @router.get("/metrics", **documented(None, "Prometheus metrics.", media="text/plain"))
+    @router.get("/metrics", **documented(None, "Prometheus metrics.", "text/plain"))
     async def metrics() -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 

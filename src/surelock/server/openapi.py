@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+JSON: Final = "application/json"
 _ENVELOPE: Final = {
     "type": "object",
     "required": ["error"],
@@ -27,6 +28,7 @@ _ENVELOPE: Final = {
 _FAILURES: Final = {
     400: "A field has a wrong value.",
     401: "The key is missing or wrong.",
+    403: "The Host header does not name this server.",
     404: "There is no such model or route.",
     408: "The request came too slowly.",
     413: "The body is too large.",
@@ -37,19 +39,19 @@ _FAILURES: Final = {
     503: "The queue is full, or the server is shutting down.",
     504: "The deadline has passed.",
 }
-_READ_FAILURES: Final = (400, 401, 404, 431, 500, 503)
+_READ_FAILURES: Final = (400, 401, 403, 404, 431, 500, 503)
 
 
-def documented(model: type[BaseModel] | None, summary: str, *, media: str = "application/json") -> dict[str, Any]:
-    """Arguments of a route's decorator; model is that of the body."""
+def documented(model: type[BaseModel] | None, summary: str, *media: str) -> dict[str, Any]:
+    """Arguments of a route's decorator; model is that of the body, media what it answers with, by default JSON."""
     failures = _FAILURES if model is not None else {code: _FAILURES[code] for code in _READ_FAILURES}
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    content = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     responses: dict[int, Any] = {code: {"description": text, "content": content} for code, text in failures.items()}
-    responses[200] = {"description": "The answer.", "content": {media: {}}}
+    responses[200] = {"description": "The answer.", "content": {each: {} for each in media or (JSON,)}}
     options: dict[str, Any] = {"summary": summary, "responses": responses, "response_model": None}
     if model is not None:
         reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-        body = {"required": True, "content": {"application/json": {"schema": reference}}}
+        body = {"required": True, "content": {JSON: {"schema": reference}}}
         options["openapi_extra"] = {"requestBody": body}
     return options
 

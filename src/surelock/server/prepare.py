@@ -57,6 +57,10 @@ def prepare(llm: LLM, request: GenerationRequest) -> list[Choice]:
         ApiError: fields contradict each other.
     """
     tokenizer = tokenizer_of(llm)
+    limit = llm.config.max_sequence_length
+    if request.steps is not None and request.steps > limit:
+        # More steps than positions commit nothing, and cost as much as the others.
+        raise bad_request(f"steps is {request.steps}; no canvas of this model has more than {limit} positions", "steps")
     if isinstance(request, ChatRequest):
         if request.max_tokens is not None and request.max_completion_tokens is not None:
             raise bad_request("max_tokens and max_completion_tokens are both given; leave one out", "max_tokens")

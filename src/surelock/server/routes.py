@@ -18,7 +18,7 @@ from surelock.server.events import EventStream
 from surelock.server.formats import ChatFormat, CompletionFormat, FimFormat, InfillFormat
 from surelock.server.generation import Generation
 from surelock.server.guard import key_of
-from surelock.server.openapi import documented
+from surelock.server.openapi import JSON, documented
 from surelock.server.prepare import num_choices, prepare
 from surelock.server.results import Result
 from surelock.server.schemas import ChatRequest, CompletionRequest, FimRequest, GenerationRequest, InfillRequest
@@ -28,25 +28,32 @@ Model = TypeVar("Model", bound=GenerationRequest)
 
 # The client closed the connection; nobody reads this status, but the metrics count it.
 CLIENT_GONE = 499
+EVENTS = "text/event-stream"
 
 
 def generating_routes(service: Service) -> APIRouter:
     """Completions, chat, fill-in-the-middle and infill."""
     router = APIRouter()
 
-    @router.post("/v1/completions", **documented(CompletionRequest, "Complete a text, or fill a gap in it."))
+    @router.post(
+        "/v1/completions", **documented(CompletionRequest, "Complete a text, or fill a gap in it.", JSON, EVENTS)
+    )
     async def completions(request: Request) -> Response:
         return await generate(service, request, CompletionRequest, CompletionFormat)
 
-    @router.post("/v1/chat/completions", **documented(ChatRequest, "Answer a conversation."))
+    @router.post("/v1/chat/completions", **documented(ChatRequest, "Answer a conversation.", JSON, EVENTS))
     async def chat(request: Request) -> Response:
         return await generate(service, request, ChatRequest, ChatFormat)
 
-    @router.post("/v1/fim/completions", **documented(FimRequest, "Fill the gap between prompt and suffix."))
+    @router.post(
+        "/v1/fim/completions", **documented(FimRequest, "Fill the gap between prompt and suffix.", JSON, EVENTS)
+    )
     async def fim(request: Request) -> Response:
         return await generate(service, request, FimRequest, FimFormat)
 
-    @router.post("/infill", **documented(InfillRequest, "Fill the gap between two texts, as llama.cpp's server."))
+    @router.post(
+        "/infill", **documented(InfillRequest, "Fill the gap between two texts, as llama.cpp's server.", JSON, EVENTS)
+    )
     async def infill(request: Request) -> Response:
         return await generate(service, request, InfillRequest, InfillFormat)
 

@@ -63,8 +63,8 @@ class GenerationRequest(Strict):
     lock: LockFields | bool = LockFields()
     diffusing: bool = False
     mask_char: Annotated[str, Field(min_length=1, max_length=1)] = "░"
-    frame_hz: Annotated[Number, Field(ge=0.1, le=1000)] = 20.0
-    timeout: Annotated[Number, Field(gt=0, le=86400)] | None = None
+    frame_hz: Annotated[Number, Field(ge=1, le=1000)] = 20.0
+    timeout: Annotated[Number, Field(ge=0.01, le=86400)] | None = None
 
     @field_validator("mask_char")
     @classmethod

@@ -1,0 +1,232 @@
+"""A server under many clients: every answer checked, refusals timed, memory watched, throughput of 8 clients against 1.
+
+Starts `surelock serve` with the embedded model and one engine thread, and asks it from this process. Each answer must
+equal the text that the model gives alone. The soak sends small requests and hangs up on a third of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+from environment import environment
+
+from surelock import LLM, SamplingParams
+
+ROUTE = "/v1/completions"
+PROMPTS = ("The sea was", "Call me", "It was a dark", "The committee has", "def add(a, b):", "Once upon a time")
+
+
+class Load:
+    """What the clients saw."""
+
+    def __init__(self, url: str, expected: dict[str, str], bodies: list[dict[str, Any]]) -> None:
+        self.url = url
+        self.expected = expected
+        self.bodies = bodies
+        self.statuses: Counter[str] = Counter()
+        self.answer_seconds: list[float] = []
+        self.refusal_seconds: list[float] = []
+        self.num_wrong = 0
+
+    async def client(self, number: int, until: float, *, hang_up: float = 0.0) -> None:
+        """Ask one thing after another; hang_up is the share of requests that are abandoned."""
+        chance = random.Random(number)
+        async with httpx.AsyncClient(base_url=self.url, timeout=120, trust_env=False) as http:
+            while time.monotonic() < until:
+                index = chance.randrange(len(self.bodies))
+                body = self.bodies[index] | {"stream": chance.random() < 0.5}
+                if chance.random() < hang_up:
+                    await self._abandon(http, body, chance.random() * 0.2)
+                else:
+                    await self._ask(http, body, self.expected[str(index)])
+
+    async def _ask(self, http: httpx.AsyncClient, body: dict[str, Any], expected: str) -> None:
+        started = time.perf_counter()
+        answer = await http.post(ROUTE, json=body)
+        seconds = time.perf_counter() - started
+        self.statuses[str(answer.status_code)] += 1
+        if answer.status_code == 503:
+            self.refusal_seconds.append(seconds)
+            assert int(answer.headers["retry-after"]) >= 1
+            # A client of a busy service waits; much less than it is asked to, so that the queue stays full.
+            await asyncio.sleep(0.2)
+            return
+        self.answer_seconds.append(seconds)
+        self.num_wrong += answer.status_code != 200 or text_of(answer, body["stream"]) != expected
+
+    async def _abandon(self, http: httpx.AsyncClient, body: dict[str, Any], seconds: float) -> None:
+        self.statuses["abandoned"] += 1
+        try:
+            async with asyncio.timeout(seconds):
+                await http.post(ROUTE, json=body)
+        except TimeoutError:
+            return
+
+    def report(self) -> dict[str, Any]:
+        """Plain values for the result file."""
+        return {
+            "statuses": dict(self.statuses),
+            "wrong_answers": self.num_wrong,
+            "answer_seconds": quantiles(self.answer_seconds),
+            "refusal_seconds_at_the_client": quantiles(self.refusal_seconds),
+        }
+
+
+class Server:
+    """`surelock serve` as a process of its own."""
+
+    def __init__(self, *options: str) -> None:
+        code = "from surelock.cli.main import app; app()"
+        command = [sys.executable, "-c", code, "serve", "--port", "0", "--threads", "1", *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.refusal_milliseconds: list[float] = []
+        self.url = ""
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._ready.wait(120)
+
+    def stop(self) -> int:
+        """Its exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(120)
+        self._reader.join()
+        return code
+
+    @property
+    def resident_mib(self) -> float:
+        """Memory it has."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def gauges(self) -> dict[str, float]:
+        """What must be 0 when nobody asks."""
+        text = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        return {name: float(value) for name, value in re.findall(r"^(surelock_requests_\w+ing) ([\d.]+)$", text, re.M)}
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if found := re.search(r"serving .* at (http://\S+)", line):
+                self.url = found[1]
+                self._ready.set()
+            if found := re.search(r" 503 ([\d.]+) ms", line):
+                self.refusal_milliseconds.append(float(found[1]))
+
+
+def main() -> None:
+    """Run what was asked for and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="result file (JSON)")
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60, help="of the load")
+    parser.add_argument("--soak-seconds", type=float, default=600)
+    parser.add_argument("--throughput-seconds", type=float, default=20, help="of each side")
+    arguments = parser.parse_args()
+    bodies = [{"prompt": prompt, "max_tokens": num} for prompt in PROMPTS for num in (2, 4, 8)]
+    llm = LLM(device="cpu")
+    expected = {
+        str(index): llm.generate(body["prompt"], SamplingParams(max_tokens=body["max_tokens"]))[0].text
+        for index, body in enumerate(bodies)
+    }
+    result = {
+        "command": " ".join(["python", "benchmarks/serving_load.py", *sys.argv[1:]]),
+        "environment": environment(),
+        "throughput": throughput(arguments.throughput_seconds, expected, bodies),
+        "load": load(arguments.clients, arguments.seconds, expected, bodies),
+        "soak": soak(arguments.soak_seconds, expected, bodies),
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def throughput(seconds: float, expected: dict[str, str], bodies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Answers a second of 8 clients and of one, in turn on one server."""
+    server = Server()
+    rates: dict[int, list[float]] = {1: [], 8: []}
+    for num in (1, 8, 1, 8):
+        seen = Load(server.url, expected, bodies)
+        started = time.monotonic()
+        asyncio.run(clients(seen, num, started + seconds / 2))
+        assert not seen.num_wrong
+        rates[num].append(len(seen.answer_seconds) / (time.monotonic() - started))
+    server.stop()
+    one, eight = (statistics.mean(rates[num]) for num in (1, 8))
+    return {"answers_per_second": {"1": one, "8": eight}, "ratio": eight / one}
+
+
+def load(num: int, seconds: float, expected: dict[str, str], bodies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Many more clients than there are places."""
+    server = Server("--max-waiting", "32")
+    seen = Load(server.url, expected, bodies)
+    asyncio.run(clients(seen, num, time.monotonic() + seconds))
+    gauges = server.gauges()
+    code = server.stop()
+    milliseconds = quantiles(server.refusal_milliseconds)
+    return {"clients": num, "seconds": seconds, "exit_code": code, "gauges_after": gauges} | (
+        seen.report() | {"refusal_milliseconds_in_the_server": milliseconds}
+    )
+
+
+def soak(seconds: float, expected: dict[str, str], bodies: list[dict[str, Any]]) -> dict[str, Any]:
+    """Small requests, a third of them abandoned, and the memory of the server in twenty moments."""
+    server = Server()
+    seen = Load(server.url, expected, bodies)
+    resident: list[float] = []
+
+    async def watch() -> None:
+        for _ in range(20):
+            await asyncio.sleep(seconds / 20)
+            resident.append(round(server.resident_mib, 1))
+
+    async def everything() -> None:
+        await asyncio.gather(clients(seen, 16, time.monotonic() + seconds, hang_up=1 / 3), watch())
+
+    asyncio.run(everything())
+    time.sleep(1)
+    gauges = server.gauges()
+    code = server.stop()
+    return {"seconds": seconds, "exit_code": code, "gauges_after": gauges, "resident_mib": resident} | seen.report()
+
+
+async def clients(seen: Load, num: int, until: float, *, hang_up: float = 0.0) -> None:
+    """All at once."""
+    await asyncio.gather(*(seen.client(number, until, hang_up=hang_up) for number in range(num)))
+
+
+def text_of(answer: httpx.Response, streamed: bool) -> str:
+    """The text of an answer, whole or in pieces."""
+    if not streamed:
+        text: str = answer.json()["choices"][0]["text"]
+        return text
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    return "".join(chunk["choices"][0]["text"] for chunk in chunks)
+
+
+def quantiles(values: list[float]) -> dict[str, float | int]:
+    """Median, 99th percentile and largest, with how many there are."""
+    ordered = sorted(values)
+    if not ordered:
+        return {"num": 0}
+    at = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    picked = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in at.items()}
+    return {"num": len(ordered)} | picked
+
+
+if __name__ == "__main__":
+    main()
