@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import re
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +25,7 @@ from tests.server.faulty_engine import Broken, FaultyEngine
 from tests.server.running import Running, running, until
 from tests.server.sse import events
 from tests.server.test_requests import envelope
+from tests.server.tiny_llm import tiny_llm
 
 COMPLETIONS = "/v1/completions"
 
@@ -261,3 +266,40 @@ def test_neighbours_of_an_abandoned_stream_are_served(llm: LLM) -> None:
         futures = [pool.submit(ask, server, max_tokens=16) for _ in range(2)]
         asyncio.run(leave(server.url, streamed=True, seconds=0.1))
         assert [future.result().json()["choices"][0]["text"] for future in futures] == [expected] * 2
+
+
+def test_case_31_unique_requests_leave_nothing_behind(llm: LLM) -> None:
+    with running(tiny_llm(llm)) as server:
+
+        def objects_after(num: int, start: int) -> int:
+            for number in range(start, start + num):
+                fields = {"max_tokens": 1, "prompt": f"{number}", "stop": [f"stop {number}"], f"x{number}": 1}
+                assert ask(server, **fields).status_code == 400
+                del fields[f"x{number}"]
+                assert ask(server, **fields).status_code == 200
+            gc.collect()
+            return len(gc.get_objects())
+
+        objects_after(10, 0)
+        before = objects_after(10, 10)
+        assert objects_after(100, 20) - before < 200
+
+
+def test_case_35_a_clock_that_jumps_changes_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(llm) as server:
+        monkeypatch.setattr(time, "time", lambda: -1e9)
+        assert ask(server, timeout=10).status_code == 200
+        assert server.client.get("/readyz").status_code == 200
+
+
+def test_the_table_of_cases_names_tests_there_are() -> None:
+    tests = Path(__file__).parents[1]
+    text = (tests / "server" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) .*?\| (.*) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 36))
+    for _, named in rows:
+        for reference in re.findall(r"`([^`]+)`", named):
+            file, *names = reference.split("::")
+            home = tests.parent if file.startswith("benchmarks/") else tests
+            source = (home / file).read_text()
+            assert all(re.search(rf"^\s*(?:class|def) {name}\b", source, re.MULTILINE) for name in names), reference

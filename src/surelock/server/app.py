@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Final
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from surelock.server.errors import ApiError, internal_error
 from surelock.server.guard import Guard
 from surelock.server.information import information_routes
 from surelock.server.openapi import set_document
+from surelock.server.page_files import page_routes
 from surelock.server.routes import generating_routes
 from surelock.server.schemas import (
     ChatRequest,
@@ -31,8 +29,6 @@ from surelock.server.schemas import (
 )
 from surelock.server.service import Service
 from surelock.server.tokens import token_routes
-
-PAGE: Final = Path(__file__).parent / "page"
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -70,9 +66,7 @@ def create_app(service: Service) -> ASGIApp:
         DetokenizeRequest,
     ]
     set_document(app, models)
-    if PAGE.is_dir():
-        # Last: it would answer for every path.
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.router.routes += page_routes()
     return Guard(app, service)
 
 
