@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from surelock.errors import shown
-from surelock.server.errors import ApiError, bad_request
+from surelock.server.errors import ApiError, bad_request, client_gone
 from surelock.server.fields import check_fields
 from surelock.server.settings import ServerSettings
 
@@ -42,6 +42,8 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
                 body += part
                 if len(body) > settings.max_body:
                     raise _too_large(settings)
+    except ClientDisconnect:
+        raise client_gone() from None
     except TimeoutError:
         raise ApiError(
             408, "body_timeout", f"the body did not arrive within {settings.body_timeout:g} s", headers=_CLOSE

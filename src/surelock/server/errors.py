@@ -84,6 +84,11 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_val
     return ApiError(400, code, message, param)
 
 
+def client_gone() -> ApiError:
+    """The connection was closed. Nobody reads this answer; log and metrics count it as nginx does."""
+    return ApiError(499, "client_gone", "the client closed the connection")
+
+
 def internal_error() -> ApiError:
     """Our mistake. What it was goes to the log, not to the client."""
     return ApiError(500, "internal_error", "the server made a mistake with this request; its log says which")

@@ -60,6 +60,9 @@ class AppendedFrames(Frames):
     def __init__(self, llm: LLM, choice: Choice, *, with_probabilities: bool) -> None:
         super().__init__(llm, choice)
         self._with_probabilities = with_probabilities
+        self._positions = choice.layout.positions
+        # Of these, unmasked without a mask before them.
+        self._num_settled = 0
         self._sent = ""
         self._num_tokens_sent = 0
 
@@ -69,6 +72,11 @@ class AppendedFrames(Frames):
 
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """What has become final since the piece before."""
+        positions = self._positions
+        if self._num_settled < len(positions) and snapshot.masked[positions[self._num_settled]]:
+            return None
+        while self._num_settled < len(positions) and not snapshot.masked[positions[self._num_settled]]:
+            self._num_settled += 1
         final = self._choice.layout.final_text(snapshot.tokens, snapshot.masked, self._tokenizer)
         # After a restart the text grows once more; what was sent comes again and is not sent again.
         if len(final.text) <= len(self._sent):

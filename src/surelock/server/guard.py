@@ -37,7 +37,7 @@ class Guard:
         self._app = app
         self._service = service
         self._settings = service.settings
-        self._keys = [key.encode() for key in service.settings.api_keys]
+        self._keys = [sha256(key.encode()).digest() for key in service.settings.api_keys]
         self._host_names = service.settings.host_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,8 +113,9 @@ class Guard:
             return
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        # Every key is compared, and each comparison takes the same time wherever the keys differ.
-        matches = [hmac.compare_digest(key.strip(), own) for own in self._keys]
+        digest = sha256(key.strip()).digest()
+        # Every key is compared, and each comparison takes the same time wherever they differ and however long they are.
+        matches = [hmac.compare_digest(digest, own) for own in self._keys]
         if scheme.lower() != b"bearer" or not any(matches):
             raise ApiError(
                 401,
@@ -122,7 +123,7 @@ class Guard:
                 "send the key as one header, Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        scope[_KEY] = sha256(key.strip()).hexdigest()[:16]
+        scope[_KEY] = digest.hex()[:16]
 
 
 def is_probe(scope: Scope) -> bool:

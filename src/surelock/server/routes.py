@@ -13,7 +13,7 @@ from starlette.responses import Response
 from surelock.errors import SureLockError
 from surelock.server.body import parse_json, read_body, validate
 from surelock.server.disconnect import ClientGoneError, unless_gone
-from surelock.server.errors import as_api_error, bad_request, dump_json
+from surelock.server.errors import as_api_error, bad_request, client_gone, dump_json
 from surelock.server.events import EventStream
 from surelock.server.formats import ChatFormat, CompletionFormat, FimFormat, InfillFormat
 from surelock.server.generation import Generation
@@ -26,8 +26,6 @@ from surelock.server.service import Service
 
 Model = TypeVar("Model", bound=GenerationRequest)
 
-# The client closed the connection; nobody reads this status, but the metrics count it.
-CLIENT_GONE = 499
 EVENTS = "text/event-stream"
 
 
@@ -99,7 +97,7 @@ async def generate(
             results = await unless_gone(http.receive, _results(generation))
         except ClientGoneError:
             service.metrics.aborts.labels("disconnect").inc()
-            return Response(status_code=CLIENT_GONE)
+            raise client_gone() from None
         return Response(dump_json(format.response(results)), media_type="application/json")
 
 

@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
                 _log.error("%d choices were not finished in time", self._service.admission.num_admitted)
                 self.exit_code = 1
                 # Each of them ends with an error, which its stream tells.
-                await self._service.engine.aclose(drain=False)
+                await self._service.drop()
                 return True
         return await super().on_tick(counter)
 

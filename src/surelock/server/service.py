@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ Value = TypeVar("Value")
 
 # Tokenising is Python and holds its lock: more threads would not be faster.
 _NUM_ENCODERS: Final = 2
+# Longer than a step of any model.
+_STOP_SECONDS: Final = 10.0
 
 
 class Service:
@@ -72,9 +75,14 @@ class Service:
         self.metrics.restarts.set_function(lambda: self._num_restarts)
         self.metrics.engine_restarts.set_function(lambda: engine.num_restarts)
 
+    async def drop(self) -> None:
+        """End what still runs with an error. An engine that hangs inside a step is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.engine.aclose(drain=False), _STOP_SECONDS)
+
     async def stop(self) -> None:
         """Drop what still runs, and end the threads."""
-        await self.engine.aclose(drain=False)
+        await self.drop()
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def check_ready(self) -> None:

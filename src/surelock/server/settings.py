@@ -50,7 +50,7 @@ class ServerSettings:
     max_waiting: int = 256
     max_per_key: int | None = None
     max_choices: int = 64
-    max_body: int = 4 << 20
+    max_body: int = 2 << 20
     max_headers: int = 32 << 10
     num_headers: int = 100
     max_connections: int = 1024
