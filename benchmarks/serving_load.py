@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -43,17 +44,16 @@ class Load:
         self.refusal_seconds: list[float] = []
         self.num_wrong = 0
 
-    async def client(self, number: int, until: float, *, hang_up: float = 0.0) -> None:
+    async def client(self, http: httpx.AsyncClient, number: int, until: float, *, hang_up: float = 0.0) -> None:
         """Ask one thing after another; hang_up is the share of requests that are abandoned."""
         chance = random.Random(number)
-        async with httpx.AsyncClient(base_url=self.url, timeout=120, trust_env=False) as http:
-            while time.monotonic() < until:
-                index = chance.randrange(len(self.bodies))
-                body = self.bodies[index] | {"stream": chance.random() < 0.5}
-                if chance.random() < hang_up:
-                    await self._abandon(http, body, chance.random() * 0.2)
-                else:
-                    await self._ask(http, body, self.expected[str(index)])
+        while time.monotonic() < until:
+            index = chance.randrange(len(self.bodies))
+            body = self.bodies[index] | {"stream": chance.random() < 0.5}
+            if chance.random() < hang_up:
+                await self._abandon(http, body, chance.random() * 0.2)
+            else:
+                await self._ask(http, body, self.expected[str(index)])
 
     async def _ask(self, http: httpx.AsyncClient, body: dict[str, Any], expected: str) -> None:
         started = time.perf_counter()
@@ -205,8 +205,15 @@ def soak(seconds: float, expected: dict[str, str], bodies: list[dict[str, Any]])
 
 
 async def clients(seen: Load, num: int, until: float, *, hang_up: float = 0.0) -> None:
-    """All at once."""
-    await asyncio.gather(*(seen.client(number, until, hang_up=hang_up) for number in range(num)))
+    """All at once, on a connection each."""
+    async with contextlib.AsyncExitStack() as stack:
+        # One pool of all connections would be slower than the server.
+        each = [httpx.AsyncClient(base_url=seen.url, timeout=120, trust_env=False, verify=False) for _ in range(num)]
+        for http in each:
+            await stack.enter_async_context(http)
+        async with asyncio.TaskGroup() as group:
+            for number, http in enumerate(each):
+                group.create_task(seen.client(http, number, until, hang_up=hang_up))
 
 
 def text_of(answer: httpx.Response, streamed: bool) -> str:

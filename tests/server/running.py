@@ -58,7 +58,7 @@ def until(condition: Callable[[], bool]) -> None:
 @contextlib.contextmanager
 def running(llm: LLM, make_engine: Callable[[], SteppedEngine] | None = None, **settings: Any) -> Iterator[Running]:
     """Serve `llm` for as long as the block lasts."""
-    service = Service(llm, ServerSettings(port=0, **settings), make_engine=make_engine)
+    service = Service(llm, ServerSettings(port=0, **settings), make_engine=make_engine, warm_up=make_engine is None)
     server = Server(service)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

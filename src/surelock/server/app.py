@@ -36,7 +36,7 @@ def create_app(service: Service) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        service.start()
+        await service.start()
         try:
             yield
         finally:

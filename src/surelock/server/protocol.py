@@ -61,9 +61,9 @@ class GuardedProtocol(H11Protocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """Hang up on who still sends the body of a request that was answered."""
+        """Who still sends the body of a request that was answered has as long for it as for headers."""
         if self.conn.their_state is h11.SEND_BODY:
-            self.transport.close()
+            self._start_header_timer()
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -61,13 +61,15 @@ def generating_routes(service: Service) -> APIRouter:
 async def generate(
     service: Service, http: Request, model: type[Model], format_class: type[CompletionFormat]
 ) -> Response:
-    """Read, admit, check, encode, run, answer; in this order, so that a refusal costs little.
+    """Admit, read, check, encode, run, answer; in this order, so that a refusal costs little.
 
     Raises:
         ApiError: anything of it failed.
     """
     arrived = time.monotonic()
     key = key_of(http.scope)
+    # Before anything is waited for: in a rush the body comes a while after the headers.
+    service.admission.check(1, key)
     body = await read_body(http, service.settings)
     service.admission.check(1, key)
     request = validate(model, parse_json(body))

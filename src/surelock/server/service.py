@@ -14,6 +14,7 @@ from surelock.engine.async_engine import AsyncEngine
 from surelock.engine.device_thread import SteppedEngine
 from surelock.engine.engine import Engine
 from surelock.llm import LLM
+from surelock.params import SamplingParams
 from surelock.server.admission import Admission
 from surelock.server.errors import ApiError
 from surelock.server.metrics import Metrics
@@ -34,10 +35,16 @@ class Service:
     Args:
         llm: the model.
         make_engine: in place of an `Engine` of the model; for tests.
+        warm_up: decode one token before anybody may ask: the first forward of a process is slow.
     """
 
     def __init__(
-        self, llm: LLM, settings: ServerSettings, *, make_engine: Callable[[], SteppedEngine] | None = None
+        self,
+        llm: LLM,
+        settings: ServerSettings,
+        *,
+        make_engine: Callable[[], SteppedEngine] | None = None,
+        warm_up: bool = True,
     ) -> None:
         self.llm = llm
         self.settings = settings
@@ -48,6 +55,7 @@ class Service:
         self.admission = Admission(
             llm.engine_config.max_batch_size, settings.max_waiting, settings.max_per_key, self.metrics
         )
+        self._warm_up = warm_up
         self._make_engine = make_engine or (lambda: Engine(llm.transformer, llm.engine_config))
         self._recorders: list[RecordingEngine] = []
         self._num_old_restarts = 0
@@ -65,8 +73,12 @@ class Service:
         """Seconds since the engine's thread last moved."""
         return time.monotonic() - self.engine.heartbeat
 
-    def start(self) -> None:
-        """Start the engine's thread."""
+    async def start(self) -> None:
+        """Start the engine's thread, and see that the model decodes.
+
+        Raises:
+            SureLockError: it does not.
+        """
         self._engine = engine = AsyncEngine(self._new_engine)
         self.metrics.watch(
             running=lambda: engine.num_running, waiting=lambda: engine.num_waiting, rows=lambda: self._num_rows
@@ -74,6 +86,8 @@ class Service:
         self.metrics.heartbeat.set_function(lambda: time.time() - self.silence)
         self.metrics.restarts.set_function(lambda: self._num_restarts)
         self.metrics.engine_restarts.set_function(lambda: engine.num_restarts)
+        if self._warm_up:
+            await engine.generate([None], SamplingParams(max_tokens=1, steps=1))
 
     async def drop(self) -> None:
         """End what still runs with an error. An engine that hangs inside a step is not waited for."""
