@@ -15,7 +15,7 @@ def llm() -> LLM:
     return LLM()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(llm: LLM) -> Iterator[Running]:
     """A server without keys that no test changes."""
     with running(llm) as server:

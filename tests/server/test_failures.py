@@ -53,7 +53,7 @@ def until_engine_has(server: Running, num: int) -> None:
     until(lambda: server.service.engine.num_waiting + server.service.engine.num_running == num)
 
 
-def first(engines: list[FaultyEngine]) -> FaultyEngine:
+def engine_of(engines: list[FaultyEngine]) -> FaultyEngine:
     """The first engine, which the first request makes."""
     until(lambda: bool(engines))
     return engines[0]
@@ -89,8 +89,8 @@ def test_case_16_and_17_an_error_of_the_engine_ends_its_requests_and_starts_a_ne
     with faulty(llm, held=True) as (server, engines):
         waiting = in_background(server)
         until_engine_has(server, 1)
-        first(engines).raise_in_step = RuntimeError("secret of the kernel")
-        first(engines).go.set()
+        engine_of(engines).raise_in_step = RuntimeError("secret of the kernel")
+        engine_of(engines).go.set()
         error = envelope(waiting.result(20), 503, "engine_error")
         assert "secret" not in error["message"]
         assert "retry-after" in waiting.result().headers
@@ -138,7 +138,7 @@ def test_case_13_a_full_queue_refuses_before_it_looks(llm: LLM, monkeypatch: pyt
         assert not encoded
         monkeypatch.undo()
         assert server.metric("surelock_admission_rejections_total", reason="queue_full") == 2
-        first(engines).go.set()
+        engine_of(engines).go.set()
         assert admitted.result(20).status_code == 200
         server.until_idle()
         assert ask(server).status_code == 200
@@ -150,7 +150,7 @@ def test_case_13_a_request_with_too_many_choices_for_the_room_left(llm: LLM) -> 
         first = in_background(server)
         until_engine_has(server, 1)
         envelope(ask(server, n=size + 1), 503, "queue_full")
-        first(engines).go.set()
+        engine_of(engines).go.set()
         assert first.result(20).status_code == 200
 
 
@@ -161,7 +161,7 @@ def test_case_13_a_limit_for_each_key(llm: LLM) -> None:
         refused = ask(server)
         envelope(refused, 429, "too_many_requests")
         assert "retry-after" in refused.headers
-        first(engines).go.set()
+        engine_of(engines).go.set()
         other = server.post(
             COMPLETIONS, {"prompt": "a", "max_tokens": 1}, headers={"Authorization": "Bearer second-key"}
         )
@@ -182,7 +182,7 @@ def test_case_14_a_deadline(llm: LLM, streamed: bool) -> None:
             envelope(ask(server, timeout=0.2), 504, "deadline_exceeded")
         server.until_idle()
         assert server.metric("surelock_aborts_total", reason="deadline") == 1
-        first(engines).go.set()
+        engine_of(engines).go.set()
         assert ask(server).status_code == 200
 
 
@@ -203,7 +203,7 @@ def test_a_stalled_engine_is_not_ready_and_alive(llm: LLM) -> None:
             gate.wait(20)
             return []
 
-        first(engines).step = stuck_step  # type: ignore[method-assign]
+        engine_of(engines).step = stuck_step  # type: ignore[method-assign]
         stuck = in_background(server, timeout=1)
         until(lambda: server.client.get("/readyz").status_code == 503)
         envelope(server.client.get("/health"), 503, "engine_stalled")
@@ -254,9 +254,9 @@ def test_case_11_a_step_is_enough_to_be_gone(llm: LLM) -> None:
         # Unstreamed, as this handler would run to its end otherwise.
         with pytest.raises(httpx.ReadTimeout):
             server.client.post(COMPLETIONS, json={"prompt": "a", "max_tokens": 200}, timeout=0.3)
-        before = first(engines).num_steps
+        before = engine_of(engines).num_steps
         server.until_idle()
-        assert first(engines).num_steps - before <= 5
+        assert engine_of(engines).num_steps - before <= 5
 
 
 def test_case_11_a_request_that_waits_leaves_the_queue(llm: LLM) -> None:

@@ -121,11 +121,13 @@ def test_case_15_a_second_signal_ends_it_at_once() -> None:
         assert time.monotonic() - started < 2
 
 
+@pytest.mark.slow
 def test_case_15_a_hung_engine_ends_the_process() -> None:
     code = """
 import time
 from surelock.engine.engine import Engine
-Engine.step = lambda self, **_: time.sleep(1000)
+step, calls = Engine.step, []
+Engine.step = lambda self, **options: time.sleep(1000) if calls else (calls.append(1), step(self, **options))[1]
 from surelock.server import settings
 defaults = settings.ServerSettings.__init__.__kwdefaults__
 defaults["hang_timeout"] = 1.5

@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
     ],
 )
 def test_deltas_snapshots_and_patches_end_in_the_same_bytes(shared: Running, fields: dict[str, Any]) -> None:
-    body = {"prompt": PROMPT, "max_tokens": 10, **fields}
+    body = {"prompt": PROMPT, "max_tokens": 10, "steps": 5, **fields}
     plain = shared.post(COMPLETIONS, body).json()["choices"][0]
     deltas = stream(shared, COMPLETIONS, **body)
     shown = stream(shared, COMPLETIONS, **body, diffusing=True, frame_hz=1000)

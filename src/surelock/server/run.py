@@ -122,7 +122,7 @@ def bind(settings: ServerSettings) -> socket.socket:
 
 def serve(service: Service, listener: socket.socket) -> int:
     """Serve until a signal; returns the exit code."""
-    # The event loop lets go of Python's lock at every write to a socket, and the engine's thread gives it back after this.
+    # The event loop lets go of Python's lock at every write to a socket; the engine's thread gives it back after this.
     sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(service)
     server.run(sockets=[listener])

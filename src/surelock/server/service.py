@@ -77,7 +77,7 @@ class Service:
         """Start the engine's thread, and see that the model decodes.
 
         Raises:
-            SureLockError: it does not.
+            SureLockError, TimeoutError: it does not.
         """
         self._engine = engine = AsyncEngine(self._new_engine)
         self.metrics.watch(
@@ -87,7 +87,8 @@ class Service:
         self.metrics.restarts.set_function(lambda: self._num_restarts)
         self.metrics.engine_restarts.set_function(lambda: engine.num_restarts)
         if self._warm_up:
-            await engine.generate([None], SamplingParams(max_tokens=1, steps=1))
+            async with asyncio.timeout(self.settings.hang_timeout):
+                await engine.generate([None], SamplingParams(max_tokens=1, steps=1))
 
     async def drop(self) -> None:
         """End what still runs with an error. An engine that hangs inside a step is not waited for."""
