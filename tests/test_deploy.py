@@ -35,7 +35,15 @@ def test_options_in_the_recipes_exist() -> None:
     known = {option for parameter in serve.params for option in parameter.opts}
     # Of docker and of the healthcheck.
     others = {"--build-arg", "--gpus", "--build", "--from", "--no-cache-dir", "--index-url", "--gid", "--uid"}
-    others |= {"--no-create-home", "--home-dir", "--interval", "--timeout", "--start-period", "--retries"}
+    others |= {
+        "--no-create-home",
+        "--no-install-recommends",
+        "--home-dir",
+        "--interval",
+        "--timeout",
+        "--start-period",
+        "--retries",
+    }
     for file in ("Dockerfile", "compose.yaml", "nginx.conf", "Caddyfile"):
         used = set(re.findall(r"(?<![\w-])--[a-z-]+", (DEPLOY / file).read_text()))
         assert used - others <= known, file
