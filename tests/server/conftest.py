@@ -12,7 +12,7 @@ from tests.server.running import Running, running
 
 @pytest.fixture(scope="session")
 def llm() -> LLM:
-    return LLM()
+    return LLM(device="cpu")
 
 
 @pytest.fixture(scope="package")

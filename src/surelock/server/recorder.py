@@ -92,7 +92,9 @@ class RecordingEngine:
             if request.slot is not None:
                 num_rows += request.num_rows_bound
         self.num_rows = num_rows
-        return [self._recorded(snapshot) for snapshot in snapshots]
+        # What a request did before it was sent back to begin again is not its history any more.
+        told = (snapshot for snapshot in snapshots if snapshot.request.step or snapshot.request.is_finished)
+        return [self._recorded(snapshot) for snapshot in told]
 
     def _recorded(self, snapshot: Snapshot) -> Snapshot:
         request = snapshot.request
