@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from environment import environment
 
 from surelock import LLM, SamplingParams
+from surelock.bench.environment import environment
 
 ROUTE = "/v1/completions"
 PROMPTS = ("The sea was", "Call me", "It was a dark", "The committee has", "def add(a, b):", "Once upon a time")
