@@ -44,7 +44,7 @@ class OneRequest:
         if self.stale:
             told, self.stale = self.stale, []
             return told
-        self.request.count(StepCounts(4, 1, 0, 0, 0, 0, 4, 0))
+        self.request.count(StepCounts(4, 4, 1, 0, 0, 0, 0, 0))
         return [self._snapshot()]
 
     def begin_again(self) -> None:
