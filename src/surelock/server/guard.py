@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from hashlib import sha256
 from typing import Final
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from surelock.server.errors import ApiError, internal_error
 from surelock.server.log import known_method, log_failure
+from surelock.server.page_files import page_files
 from surelock.server.service import Service
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/health"})
@@ -39,6 +40,7 @@ class Guard:
         self._settings = service.settings
         self._keys = [sha256(key.encode()).digest() for key in service.settings.api_keys]
         self._host_names = service.settings.host_names
+        self._open_paths = PROBES | page_files().keys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
@@ -109,7 +111,7 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Sequence[tuple[bytes, bytes]]) -> None:
         scope[_KEY] = ""
-        if not self._keys or is_probe(scope):
+        if not self._keys or is_one_of(self._open_paths, scope):
             return
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
@@ -126,11 +128,11 @@ class Guard:
         scope[_KEY] = digest.hex()[:16]
 
 
-def is_probe(scope: Scope) -> bool:
-    """Whether a request is one of the routes without a key: decided from the path as it was sent, nothing decoded."""
+def is_one_of(paths: Set[str], scope: Scope) -> bool:
+    """Whether a request is for one of these paths: decided from the path as it was sent, nothing decoded."""
     path = scope["path"]
     raw = scope.get("raw_path")
-    return path in PROBES and (raw is None or raw.partition(b"?")[0] == path.encode())
+    return path in paths and (raw is None or raw.partition(b"?")[0] == path.encode())
 
 
 def key_of(scope: Scope) -> str:

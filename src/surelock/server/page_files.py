@@ -1,49 +1,52 @@
-"""The page at `/`: the files of the folder `page`, if the package has one."""
+"""The page at `/`: its files, and the headers that keep everything else out of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.routing import Route
 
 PAGE: Final = Path(__file__).parent / "page"
-# Nothing from elsewhere and nothing inline, so that text of a model that became markup could do nothing.
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_TYPES: Final[Mapping[str, str]] = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS: Final[Mapping[str, str]] = {
+    # Own files only, nothing inline, no text that becomes markup or code, no frame around it.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-cache",
+}
 
 
-class PageFiles(StaticFiles):
-    """Static files under the policy, asked for anew each time: a new version of the package brings new ones."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """A file, with its headers."""
-        response = await super().get_response(path, scope)
-        response.headers["content-security-policy"] = POLICY
-        response.headers["referrer-policy"] = "no-referrer"
-        response.headers["cache-control"] = "no-cache"
-        return response
+def page_files() -> dict[str, Path]:
+    """Each path of the page and its file; these need no key, for a browser cannot send one with a link."""
+    files = {f"/page/{file.name}": file for file in PAGE.iterdir() if file.suffix in _TYPES}
+    return files | {"/": files.pop("/page/index.html")}
 
 
-def page_routes() -> list[BaseRoute]:
-    """`/` is index.html, `/page/NAME` every file of the folder; nothing if there is no folder.
+def page_routes() -> list[Route]:
+    """One route for each file, which is read once: no path of a request ever reaches the file system."""
+    return [Route(path, _Answer(file).respond, include_in_schema=False) for path, file in page_files().items()]
 
-    Mounting the folder at `/` would answer for every path, wrong methods of other routes included.
-    """
-    if not (PAGE / "index.html").is_file():
-        return []
-    files = PageFiles(directory=PAGE)
 
-    async def index(request: Request) -> Response:
-        return await files.get_response("index.html", request.scope)
+class _Answer:
+    def __init__(self, file: Path) -> None:
+        self._body = file.read_bytes()
+        self._headers = {**HEADERS, "content-type": _TYPES[file.suffix]}
 
-    return [
-        Route("/", index, methods=["GET"], include_in_schema=False),
-        Mount("/page", files, name="page"),
-    ]
+    async def respond(self, _: Request) -> Response:
+        return Response(self._body, headers=self._headers)
