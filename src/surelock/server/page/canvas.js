@@ -1,9 +1,10 @@
 // A canvas, position by position, at one step of its run.
 
 import { element } from "./elements.js";
-import { percent } from "./format.js";
 
 const SPECIAL = /^<\|.+\|>$/;
+// From this share of the steps on, the colour of a lock's time is light.
+const LATE = 0.55;
 
 export class CanvasView {
   /** @param onSelect called with a position when somebody clicks it or moves to it with the arrow keys. */
@@ -43,6 +44,7 @@ export class CanvasView {
         recording.state(at, step),
         isSpecial ? "special" : "",
         at === this.selected ? "selected" : "",
+        lockedAt > LATE * recording.numSteps ? "late" : "",
         !isMasked && other && !other.isMasked(at, step) && other.positions[at].text !== text ? "differs" : "",
       ];
       const className = marks.filter(Boolean).join(" ");
@@ -60,7 +62,7 @@ export class CanvasView {
     const parts = [`position ${at}`];
     if (recording.isMasked(at, step)) return [...parts, "masked"].join(" \u00b7 ");
     parts.push(JSON.stringify(text));
-    parts.push(isGiven ? "prompt" : `unmasked at step ${unmaskedAt} with ${percent(confidence)}`);
+    parts.push(isGiven ? "prompt" : `unmasked at step ${unmaskedAt} with probability ${confidence.toFixed(2)}`);
     parts.push(recording.isLocked(at, step) ? `locked at step ${lockedAt}` : "not locked");
     return parts.join(" \u00b7 ");
   }

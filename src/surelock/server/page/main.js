@@ -129,11 +129,11 @@ async function run(request, before) {
       player.arrived(recording.step);
     }
     recording.status = "finished";
-    announce(`Finished in ${recording.step} steps: ${recording.text}`);
+    announce(`Finished in ${recording.step} steps:\n${recording.text}`);
   } catch (error) {
     recording.status = error.name === "AbortError" ? "cancelled" : "failed";
-    if (recording.status === "cancelled") announce(`Cancelled after step ${recording.step} of ${recording.numSteps}.`);
-    else fail(error);
+    if (recording.status === "failed") fail(error);
+    else announce(recording.step ? `Cancelled after step ${recording.step} of ${recording.numSteps}.` : "Cancelled.");
   } finally {
     running = null;
     setRunning(false);

@@ -52,7 +52,7 @@ export class Timeline {
     this.area.setAttribute("d", rows.length ? `M0 ${numPositions}${steps}V${numPositions}Z` : "");
     this.reference.setAttribute("d", `M0 0H${numSteps}`);
     this.labels.positions.textContent = count(numPositions);
-    this.labels.rows.textContent = count(numPositions);
+    this.labels.rows.textContent = `${count(numPositions)} rows`;
   }
 
   /** Mark a step. */

@@ -5,6 +5,7 @@ import { Recording } from "./recording.js";
 const FORMAT = "surelock page trace";
 const VERSION = 1;
 const MAX_SIZE = 64 << 20;
+const PATHS = ["v1/chat/completions", "v1/completions"];
 const STATUSES = ["finished", "cancelled", "failed"];
 
 /** The text of a trace file. */
@@ -34,7 +35,7 @@ export async function readTrace(file) {
 }
 
 function recordingOf(run, wrong) {
-  const isRequest = isObject(run) && typeof run.path === "string" && isObject(run.body);
+  const isRequest = isObject(run) && PATHS.includes(run.path) && isObject(run.body);
   if (!isRequest || typeof run.text !== "string" || !STATUSES.includes(run.status)) throw wrong("has a broken run");
   const recording = new Recording({ path: run.path, body: run.body });
   if (!Array.isArray(run.frames) || !isFirst(run.frames[0])) throw wrong("has no first frame");
