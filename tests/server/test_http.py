@@ -76,7 +76,6 @@ def paths(server: Running) -> list[tuple[str, str]]:
         *named,
         ("GET", "/openapi.json"),
         ("GET", "/docs"),
-        ("GET", "/"),
         ("GET", "/nothing"),
         ("OPTIONS", "/v1/models"),
     ]
