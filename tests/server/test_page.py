@@ -15,7 +15,7 @@ from surelock.llm import LLM
 from tests.server.running import Running, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, FilePayload, Locator, Page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -211,8 +211,8 @@ def test_a_trace_comes_back(page: Page, browser: Browser, shared: Running, tmp_p
     ],
 )
 def test_what_is_no_trace_is_refused(page: Page, text: str, message: str) -> None:
-    file = {"name": "own.json", "mimeType": "application/json", "buffer": text.encode()}
-    page.locator("#file").set_input_files([file])  # type: ignore[list-item]
+    file: FilePayload = {"name": "own.json", "mimeType": "application/json", "buffer": text.encode()}
+    page.locator("#file").set_input_files(file)
     expect(page.get_by_role("alert")).to_contain_text(f"own.json {message}")
 
 
