@@ -104,9 +104,9 @@ def test_a_run_is_shown_as_it_goes(page: Page, shared: Running) -> None:
                 subtree: true, childList: true, attributes: true });
         }"""
     )
-    finish(page)
+    finish(page, PROMPT, 40)
     assert len(page.evaluate("[...window.seen]")) > 3
-    expected = answer(shared)
+    expected = answer(shared, max_tokens=40)
     # Text of the model and of the prompt is text.
     assert canvas_text(page) == PROMPT + expected["text"]
     assert page.locator("#canvases b").count() == 0
@@ -136,6 +136,31 @@ def test_scrubbing_and_playing(page: Page) -> None:
     assert box is not None
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 5)
     expect(figure(page, "step")).to_have_text(str(NUM_TOKENS // 2))
+
+
+def test_every_step_has_its_state(page: Page) -> None:
+    """A recording of frames made up here: two steps in one frame, and a restart that takes everything back."""
+    states = page.evaluate(
+        """async () => {
+            const { Recording } = await import("/page/recording.js");
+            const recording = new Recording({ path: "v1/completions", body: {} });
+            const frame = (rest) => recording.apply({ num_steps: 3, seconds: 1, ...rest });
+            const states = () => [0, 1, 2, 3].map((step) => [0, 1, 2].map((at) => recording.state(at, step)));
+            frame({ canvas: { tokens: ["a", null, null], num_prompt: 1 } });
+            frame({ patch: { tokens: [[1, "b", 0.5, 1]], locked: [[0, 1]], rows: [3] } });
+            frame({ restarted: true, patch: { tokens: [[2, "c", 0.5, 1]], locked: [], rows: [3] } });
+            frame({ patch: { tokens: [[1, "d", 0.5, 2]], locked: [[2, 2], [0, 3]], rows: [3, 2] } });
+            return [states(), recording.rows, recording.totals(3)];
+        }"""
+    )
+    assert states[0] == [
+        ["prompt", "masked", "masked"],
+        ["prompt", "masked", "fresh"],
+        ["prompt", "fresh", "locked"],
+        ["prompt locked", "unmasked", "locked"],
+    ]
+    assert states[1] == [3, 3, 2]
+    assert states[2] == {"done": 3, "numRows": 8, "numAll": 9, "saved": pytest.approx(1 / 9), "masked": 0, "locked": 2}
 
 
 def test_lock_times(page: Page) -> None:
@@ -235,6 +260,28 @@ def test_a_refusal_is_shown_in_its_own_words(page: Page, shared: Running) -> Non
     expect(page.get_by_role("alert")).to_have_text(message)
     finish(page)
     expect(page.get_by_role("alert")).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([], "the connection ended before the answer did"),
+        ([{"error": {"message": "the deadline is over"}}, "[DONE]"], "the deadline is over"),
+    ],
+    ids=["cut off", "error"],
+)
+def test_a_stream_that_fails_says_so(page: Page, events: list[Any], message: str) -> None:
+    state = {"num_steps": 2, "seconds": 0, "canvas": {"tokens": ["a", None, None], "num_prompt": 1}}
+    sent = [json.dumps({"choices": [{"text": ""}], "surelock": state})]
+    sent += [each if isinstance(each, str) else json.dumps(each) for each in events]
+    body = ": ping\n\n" + "".join(f"data: {each}\n\n" for each in sent)
+    page.route(
+        "**/v1/completions", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=body)
+    )
+    start(page)
+    expect(page.get_by_role("alert")).to_contain_text(message)
+    expect(masked(page)).to_have_count(2)
+    expect(button(page, "Run")).to_be_enabled()
 
 
 def test_a_key_is_asked_for(browser: Browser, llm: LLM) -> None:

@@ -18,8 +18,8 @@ export function showFigures(list, recording, step, other) {
   const isWhole = recording.status === "finished";
   if (other && isWhole) {
     const share = 1 - recording.seconds / other.seconds;
-    entries.push(["time", seconds(recording.seconds), `of ${seconds(other.seconds)}`]);
-    entries.push(["time saved", percent(share), "one run each"]);
+    entries.push(["time", seconds(recording.seconds), `unlocked ${seconds(other.seconds)}`]);
+    entries.push(["time saved", percent(share), "of the whole run"]);
     entries.push(["same tokens", percent(agreement(recording, other)), "as unlocked"]);
   } else {
     entries.push(["time", seconds(recording.seconds), isWhole ? "whole run" : "so far"]);

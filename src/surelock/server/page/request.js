@@ -1,6 +1,8 @@
 // From the form to a request: its path and its body.
 
 const GAP = /\[\[([1-9][0-9]{0,5})\]\]/;
+// Drawing takes time from a model on the same machine.
+const FRAME_HZ = 15;
 const INTEGERS = ["max_tokens", "steps", "block_length", "seed"];
 
 /** Text and gaps of a template: "a [[3]] b" is ["a ", 3, " b"]. */
@@ -18,7 +20,7 @@ export function gaps(text) {
 
 /** What one run asks for: {path, body}. `values` maps field names to their text; a seed is drawn where none is given. */
 export function requestOf(mode, prompt, locking, values) {
-  const body = { stream: true, diffusing: true, frame_hz: 30, stream_options: { surelock: "patch" } };
+  const body = { stream: true, diffusing: true, frame_hz: FRAME_HZ, stream_options: { surelock: "patch" } };
   for (const [name, text] of Object.entries(values)) {
     if (text === "" || name === "kl_threshold") continue;
     body[name] = Number(text);
