@@ -7,9 +7,9 @@ export function count(value) {
 }
 
 export function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+  return `${(100 * share).toFixed(1)}\u00a0%`;
 }
 
 export function seconds(value) {
-  return `${value.toFixed(2)} s`;
+  return `${value.toFixed(2)}\u00a0s`;
 }
