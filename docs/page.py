@@ -1,6 +1,6 @@
 """Draws docs/page.png, the page at `/` of `surelock serve` after a run and the same run with locking off.
 
-python docs/page.py [--out docs/page.png] [--width 1280] [--height 800] [--dark] [--step 40]
+python docs/page.py [--out docs/page.png] [--width 1280] [--height 800] [--dark] [--step 44]
 
 Needs playwright, and Chromium at the path in CHROMIUM (default /usr/bin/chromium).
 """
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--step", type=int, default=40)
+    parser.add_argument("--step", type=int, default=44)
     parser.add_argument("--seed", default="1")
     arguments = parser.parse_args()
     with served() as address, sync_playwright() as playwright:
