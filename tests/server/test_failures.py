@@ -212,6 +212,17 @@ def test_a_stalled_engine_is_not_ready_and_alive(llm: LLM) -> None:
         stuck.result(20)
 
 
+def test_an_engine_whose_thread_has_ended_is_not_ready_at_once(llm: LLM) -> None:
+    with faulty(llm) as (server, _):
+        assert server.client.get("/readyz").status_code == 200
+        engine = server.service.engine
+        engine._thread.close(drain=False)
+        engine._thread.join(20)
+        assert engine.is_stopped
+        envelope(server.client.get("/readyz"), 503, "engine_stalled")
+        assert server.client.get("/livez").status_code == 200
+
+
 async def leave(url: str, *, streamed: bool, seconds: float) -> None:
     body = {"prompt": "Once upon a time", "max_tokens": 40, "n": 2, "stream": streamed}
     async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:

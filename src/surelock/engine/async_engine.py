@@ -64,6 +64,11 @@ class AsyncEngine:
         return self._thread.num_restarts
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether the device thread has ended, so that no request will ever be answered."""
+        return self._thread.stopped.done()
+
+    @property
     def heartbeat(self) -> float:
         """`time.monotonic()` when the device thread last ended a step, or last looked for one: every second if idle."""
         return self._thread.heartbeat
@@ -83,7 +88,7 @@ class AsyncEngine:
             QueueFullError: max_waiting requests wait already.
             EngineError: closed, or stopped at an error with no function that makes a new engine.
         """
-        if self._is_closed or self._thread.stopped.done():
+        if self._is_closed or self.is_stopped:
             raise EngineError("this AsyncEngine is closed: make a new one")
         if self._max_waiting is not None and self.num_waiting >= self._max_waiting:
             raise QueueFullError(

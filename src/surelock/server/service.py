@@ -110,6 +110,8 @@ class Service:
             raise ApiError(503, "draining", "the server is shutting down")
         if self._engine is None:
             raise ApiError(503, "starting", "the server is starting")
+        if self.engine.is_stopped:
+            raise ApiError(503, "engine_stalled", "the engine's thread has ended: restart the server")
         if self.silence > self.settings.stall_timeout:
             raise ApiError(503, "engine_stalled", f"the engine has not moved for {self.silence:.0f} s")
 
