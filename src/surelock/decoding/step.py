@@ -37,7 +37,7 @@ from surelock.decoding.protocols import (
     UnmaskingPolicy,
 )
 from surelock.ops.head_logits import Head
-from surelock.ops.step_kl import step_kl
+from surelock.ops.step_kl import StepKL, step_kl
 
 
 class Forward(Protocol):
@@ -207,9 +207,12 @@ def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -
 
     # 17-19
     def measure(where: Mask) -> Scores:
+        nonlocal measured, scores
         if may_lock is not None and not tests_early:
-            torch.logical_and(where, may_lock.has_previous, out=measured)
-            _measure(canvas, cells_of(measured, capacity.tested), method.head, scores)
+            measured = where & may_lock.has_previous
+            cells = cells_of(measured, capacity.tested)
+            found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], method.head)
+            scores = _scores(canvas, cells, found)
         return scores
 
     # 20-23
@@ -277,7 +280,6 @@ def _posteriors(
         # Nobody reads what a greedy row would be sampled with.
         rows = RowParams(position, position, position, position, allow_mask)
     token, confidence = torch.zeros_like(canvas.flat_tokens), _full(canvas, -torch.inf)
-    kl, uncertainty = _full(canvas, torch.inf), _full(canvas, torch.inf)
     tested_cells = cells[:0] if tested is None else cells_of(tested, capacity.tested)
     token[cells], confidence[cells], found = posteriors(
         canvas.flat_hidden[cells],
@@ -287,18 +289,15 @@ def _posteriors(
         method.mask_token_id,
         may_sample=plan.kind.may_sample,
     )
-    kl[tested_cells], uncertainty[tested_cells] = found
     proposal = Proposal(_dense(canvas, token), _dense(canvas, confidence), plan.seed, plan.step)
-    return proposal, Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
+    return proposal, _scores(canvas, tested_cells, found)
 
 
-def _measure(canvas: Canvas, cells: Tensor, head: Head, scores: Scores) -> None:
-    """Enter the scores of cells [m]."""
-    found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], head)
-    for dense, values in zip((scores.kl, scores.uncertainty), found, strict=True):
-        flat = _full(canvas, torch.inf)
-        flat[cells] = values
-        dense.copy_(_dense(canvas, flat))
+def _scores(canvas: Canvas, cells: Tensor, found: StepKL) -> Scores:
+    """What was found of cells [m], dense."""
+    kl, uncertainty = _full(canvas, torch.inf), _full(canvas, torch.inf)
+    kl[cells], uncertainty[cells] = found
+    return Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
 
 
 def _full(canvas: Canvas, value: float) -> Tensor:

@@ -62,7 +62,7 @@ class DeviceBatch:
         self._graphs = graphs
         self.canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
         self.kv = KVPool(model.config, dtype=model.dtype, device=model.device, poison=poison)
-        self._table = self._new_table()
+        self._table = SlotTable(self.canvas.num_slots, list(method.policies), self.canvas.device)
 
     def make_room(self, num_slots: int, length: int, num_places: int) -> None:
         """At least num_slots canvases of `length` positions, and num_places of keys and values."""
@@ -113,7 +113,9 @@ class DeviceBatch:
         assert exact.tested is not None
         # A graph for each pair of the last two, so fewer of them: rows of the head cost a fraction of a row.
         capacity = Capacity(bucket(exact.rows), bucket(exact.proposed, 8), bucket(exact.tested, 2))
-        num_guided = sum(request.num_rows_bound // 2 for request in running if request.num_streams > 1)
+        num_guided = sum(
+            request.num_rows_bound // request.num_streams for request in running if request.num_streams > 1
+        )
         if capacity.rows:
             self._graphs.run(self._prepare_compute(capacity.rows, bucket(num_guided)))
         result: StepResult = self._graphs.run(self._prepare_decide(kind, capacity))
@@ -141,6 +143,3 @@ class DeviceBatch:
         assert self._graphs is not None
         self._graphs.prepare(key, lambda: part(self.canvas), lambda: part(self.canvas.blank()))
         return key
-
-    def _new_table(self) -> SlotTable:
-        return SlotTable(self.canvas.num_slots, list(self._method.policies), self.canvas.device)
