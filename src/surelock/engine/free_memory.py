@@ -10,6 +10,8 @@ from typing import Final
 
 import torch
 
+from surelock.engine.system_files import system_text
+
 # Where the system does not say: what the smallest machine worth running on has.
 UNKNOWN_FREE_BYTES: Final = 2 << 30
 
@@ -28,7 +30,7 @@ def free_bytes(device: torch.device) -> int:
 
 def _free_host_bytes(root: Path) -> int:
     """Of the machine whose file system starts at root."""
-    meminfo = _text(root / "proc/meminfo")
+    meminfo = system_text(root / "proc/meminfo")
     available = re.search(r"^MemAvailable:\s+([0-9]+) kB$", meminfo, re.MULTILINE)
     if available is None:
         total = _total_host_bytes()
@@ -40,10 +42,10 @@ def _free_host_bytes(root: Path) -> int:
 
 def _free_group_bytes(folder: Path) -> int | None:
     """What a container may still take (cgroup v2), file pages that can be dropped included; None without a limit."""
-    limit, used = _text(folder / "memory.max").strip(), _text(folder / "memory.current").strip()
+    limit, used = system_text(folder / "memory.max").strip(), system_text(folder / "memory.current").strip()
     if not limit.isdecimal() or not used.isdecimal():
         return None
-    droppable = re.search(r"^inactive_file ([0-9]+)$", _text(folder / "memory.stat"), re.MULTILINE)
+    droppable = re.search(r"^inactive_file ([0-9]+)$", system_text(folder / "memory.stat"), re.MULTILINE)
     return max(0, int(limit) - int(used) + (int(droppable[1]) if droppable else 0))
 
 
@@ -58,11 +60,3 @@ def _total_host_bytes() -> int | None:
         return int(answer)
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None
-
-
-def _text(path: Path) -> str:
-    """A system file, empty if it is not there."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

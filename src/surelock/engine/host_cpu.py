@@ -8,6 +8,8 @@ from typing import Final
 
 import torch
 
+from surelock.engine.system_files import system_text
+
 # Flags of /proc/cpuinfo: tiles of x86, then vectors of x86 and of ARM. With tiles, products in bfloat16 took a sixth of
 # the time of float32; with avx512_bf16 alone 1.6 times, and with neither 4.7 times (1,104 rows of the embedded model).
 BFLOAT16_TILES: Final = "amx_bf16"
@@ -26,7 +28,7 @@ def num_usable_cpus(root: Path = Path("/")) -> float:
 
 def bfloat16_unit(root: Path = Path("/")) -> str | None:
     """The fastest unit for products in bfloat16; None if there is none, or no Linux to say so."""
-    lines = _text(root / "proc/cpuinfo").splitlines()
+    lines = system_text(root / "proc/cpuinfo").splitlines()
     # x86 calls them flags, ARM features.
     flags = next((line.split() for line in lines if line.lower().startswith(("flags", "features"))), [])
     # Without oneDNN torch does not use them.
@@ -37,18 +39,10 @@ def bfloat16_unit(root: Path = Path("/")) -> str | None:
 
 def _quota(folder: Path) -> float | None:
     """Processors' worth of time a container gets: cgroup v2, or v1; None without a limit."""
-    numbers = _text(folder / "cpu.max").split()
+    numbers = system_text(folder / "cpu.max").split()
     if not numbers:
-        numbers = [_text(folder / f"cpu/cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        numbers = [system_text(folder / f"cpu/cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     # "max" or -1: no limit.
     if len(numbers) != 2 or not all(number.isdecimal() and int(number) > 0 for number in numbers):
         return None
     return int(numbers[0]) / int(numbers[1])
-
-
-def _text(path: Path) -> str:
-    """A system file, empty if it is not there."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
