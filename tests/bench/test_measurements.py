@@ -15,7 +15,7 @@ from surelock.bench.driving import Driver, Hold, Job, held_driver, held_ms, run_
 from surelock.bench.latency import Setting, run_latency
 from surelock.bench.ops import run_ops
 from surelock.bench.result import BenchResult
-from surelock.bench.roofline import Limits, break_even_rows, measure_limits, step_floor, weight_bytes
+from surelock.bench.roofline import Limits, break_even_rows, bytes_read, measure_limits, step_floor
 from surelock.bench.schedules import DefaultSchedule, script
 from surelock.bench.shapes import LLADA_8B, random_model
 from surelock.bench.steps import run_steps
@@ -171,7 +171,7 @@ def test_break_even_on_an_h100() -> None:
 def test_floor_of_a_step(subject: Subject) -> None:
     limits = Limits(1e12, 1e12)
     weights = 33_952 - 256 * 32
-    assert weight_bytes(subject.model) == 4 * weights
+    assert bytes_read(subject.model) == 4 * weights
     floor = step_floor(subject.model, limits, num_rows=10, num_head_rows=3, num_positions=7)
     linear = 2 * 2 * (4 * 32 * 32 + 3 * 32 * 48)
     assert floor.flops_ms == pytest.approx(1e-9 * (10 * (linear + 7 * 2 * 4 * 32) + 3 * 2 * 32 * 256))

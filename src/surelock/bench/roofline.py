@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from surelock.bench.driving import synchronize
+from surelock.engine.memory import weight_bytes
 from surelock.flops import RowCost
 from surelock.models.config import ModelConfig
 from surelock.models.transformer import Transformer
@@ -80,11 +81,10 @@ def _queued_seconds(run: Callable[[], object], num_calls: int) -> float:
     return float(before.elapsed_time(after)) / 1000
 
 
-def weight_bytes(model: Transformer) -> int:
+def bytes_read(model: Transformer) -> int:
     """Bytes of the weights every step reads: all but the embedding, unless it is the head as well."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    embedding = 0 if model.head is None else model.embedding.weight.numel()
-    return (total - embedding) * model.dtype.itemsize
+    embedding = 0 if model.head is None else model.embedding.weight.nbytes
+    return weight_bytes(model) - embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def step_floor(
     """Floor of a step of num_rows rows in total, which attend to num_positions keys each."""
     cost = RowCost.from_config(model.config)
     flops = num_rows * cost.transformer(num_positions) + num_head_rows * cost.head
-    return StepFloor(1000 * flops / limits.matmul_flops_per_s, 1000 * weight_bytes(model) / limits.copy_bytes_per_s)
+    return StepFloor(1000 * flops / limits.matmul_flops_per_s, 1000 * bytes_read(model) / limits.copy_bytes_per_s)
 
 
 def break_even_rows(config: ModelConfig, itemsize: int, limits: Limits) -> float:

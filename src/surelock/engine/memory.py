@@ -12,9 +12,13 @@ from typing import Final
 
 import torch
 
+from surelock.decoding.proposal import CUDA_LOGIT_ROWS
 from surelock.errors import OutOfMemoryError, PromptError
 from surelock.models.config import ModelConfig
 from surelock.models.transformer import Transformer
+from surelock.ops.step_kl.from_hidden import PART_TOKENS
+from surelock.ops.step_kl.reference import CUDA_PART_ELEMENTS, PART_ELEMENTS
+from surelock.ops.token_stats.reference import NOISE_ROWS
 
 # Rows of a step where nobody says otherwise: enough to keep any device busy.
 DEFAULT_MAX_ROWS: Final = 4096
@@ -24,17 +28,11 @@ NUM_RESERVED: Final = 1
 STATE_BYTES: Final = 40
 # A row's token, position, slot and places in the pool, as indices.
 ROW_BYTES: Final = 64
-# Rows whose logits are there at the same time, and of those the ones with float64 noise.
-HEAD_ROWS: Final = 1024
-NOISE_ROWS: Final = 16
 # Float32 logits and their softmax; and noise, made of 64-bit integers and float64 numbers.
 LOGIT_BYTES: Final = 8
 NOISE_BYTES: Final = 64
-# Elements of one [rows, tokens] part of the KL's two sets of logits, and what is held for each of them.
-KL_ELEMENTS: Final = {"cuda": 1 << 24, "cpu": 1 << 21}
+# What is held for each element of one [rows, tokens] part of the KL's two sets of logits.
 KL_BYTES: Final = 44
-# Tokens of the head that are copied to float32 at a time.
-KL_TOKENS: Final = 1 << 13
 
 
 def kv_bytes_per_position(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -152,15 +150,18 @@ def _layer_bytes_per_row(config: ModelConfig, dtype: torch.dtype) -> int:
 
 def _logit_bytes(config: ModelConfig, num_rows: int) -> int:
     """Choosing tokens: part of the logits, and noise for fewer rows still."""
-    return config.embedding_size * (LOGIT_BYTES * min(num_rows, HEAD_ROWS) + NOISE_BYTES * min(num_rows, NOISE_ROWS))
+    return config.embedding_size * (
+        LOGIT_BYTES * min(num_rows, CUDA_LOGIT_ROWS) + NOISE_BYTES * min(num_rows, NOISE_ROWS)
+    )
 
 
 def _kl_bytes(config: ModelConfig, dtype: torch.dtype, num_rows: int, device_type: str) -> int:
     """Measuring how far posteriors moved: two hidden rows for each row, and part of their logits."""
     is_copied = dtype != torch.float32
     rows = 2 * num_rows * config.hidden_size * (dtype.itemsize + 4 * is_copied)
-    head = 4 * min(config.embedding_size, KL_TOKENS) * config.hidden_size * is_copied
-    elements = min(num_rows * config.embedding_size, max(KL_ELEMENTS[device_type], num_rows))
+    head = 4 * min(config.embedding_size, PART_TOKENS) * config.hidden_size * is_copied
+    part = CUDA_PART_ELEMENTS if device_type == "cuda" else PART_ELEMENTS
+    elements = min(num_rows * config.embedding_size, max(part, num_rows))
     return rows + head * min(num_rows, 1) + KL_BYTES * elements
 
 
