@@ -11,24 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from surelock.bench.shapes import LLADA_8B
 from surelock.flops import RowCost, paper_batch, request_flops, truncated
 from surelock.models.config import ModelConfig
 
-LLADA_8B = ModelConfig(
-    family="llada",
-    vocab_size=126_464,
-    embedding_size=126_464,
-    hidden_size=4096,
-    intermediate_size=12_288,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    max_sequence_length=4096,
-    norm_eps=1e-5,
-    rope_theta=500_000.0,
-    mask_token_id=126_336,
-)
 GROUPED = replace(
     LLADA_8B,
     hidden_size=48,

@@ -6,22 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from surelock.bench.shapes import LLADA_8B
 from surelock.cli import doctor as doctor_module
 from surelock.cli.doctor import count_parameters, examine
 from tests.cli.conftest import FakeLibrary, Run
 from tests.cli.fake_llm import CONFIG
-
-LLADA_8B = replace(
-    CONFIG,
-    vocab_size=126_464,
-    embedding_size=126_464,
-    hidden_size=4096,
-    intermediate_size=12_288,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-)
 
 
 def test_healthy_installation(run: Run) -> None:

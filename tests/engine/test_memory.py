@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from surelock.bench.shapes import LLADA_8B
 from surelock.decoding.canvas import Canvas
 from surelock.decoding.proposal import RowParams, propose
 from surelock.engine.kv_pool import KVPool
@@ -36,17 +37,6 @@ from surelock.ops.step_kl import step_kl
 from tests.tiny import MASK, tiny_config, tiny_model
 
 DTYPES = [torch.float32, torch.bfloat16]
-LLADA_8B = tiny_config(
-    vocab_size=126_464,
-    embedding_size=126_464,
-    hidden_size=4096,
-    intermediate_size=12_288,
-    num_layers=32,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    max_sequence_length=4096,
-)
 shapes = st.builds(
     tiny_config,
     hidden_size=st.sampled_from([32, 64, 256]),
