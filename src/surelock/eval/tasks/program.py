@@ -141,7 +141,8 @@ def _execute(statements: list[ast.stmt], variables: _Variables) -> tuple[Any] | 
                 name = _name(target)
                 variables[name] = _binary(op, variables[name], _value(node, variables))
             case ast.For(target=target, body=body, orelse=orelse):
-                for value in variables[_ARGUMENT]:
+                # A copy: the body may append to it under another name.
+                for value in list(variables[_ARGUMENT]):
                     variables[_name(target)] = value
                     if returned := _execute(body, variables):
                         return returned
