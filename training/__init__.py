@@ -1,0 +1,1 @@
+"""What the shipped weights are made with; beside the package and not installed with it."""
