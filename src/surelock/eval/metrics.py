@@ -1,0 +1,56 @@
+"""Numbers of generated text that need no model: repetition, entropy, and how far two runs agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from surelock.errors import ParameterError, shown
+
+
+def distinct_n(token_ids: Sequence[int], n: int) -> float:
+    """Share of different n-grams among all n-grams of one text: 1 if none occurs twice, 1 too if there is none.
+
+    Li et al. 2016 (arXiv 1510.03055) with the n-grams as denominator; averaged over texts, not taken over their union.
+
+    Raises:
+        ParameterError: n is below 1.
+    """
+    if n < 1:
+        raise ParameterError(f"n is {shown(n)}; it must be at least 1")
+    grams = [tuple(token_ids[start : start + n]) for start in range(len(token_ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def entropy(token_ids: Sequence[int]) -> float:
+    """Entropy of one text's token frequencies, in nats: 0 for a text of one repeated token, at most ln(length)."""
+    counts = Counter(token_ids).values()
+    return -sum(count / len(token_ids) * math.log(count / len(token_ids)) for count in counts)
+
+
+def agreement(first: Sequence[int], second: Sequence[int]) -> float:
+    """Share of positions that hold the same token in both; 1 if there is no position.
+
+    Raises:
+        ParameterError: the lengths differ.
+    """
+    _check_lengths(first, second)
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first) if first else 1.0
+
+
+def first_divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """Index of the first position where the two differ, or None.
+
+    Raises:
+        ParameterError: the lengths differ.
+    """
+    _check_lengths(first, second)
+    return next((index for index, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
+
+
+def _check_lengths(first: Sequence[int], second: Sequence[int]) -> None:
+    if len(first) != len(second):
+        raise ParameterError(
+            f"the texts have {len(first)} and {len(second)} tokens; compare texts of the same canvas, end ids included"
+        )
