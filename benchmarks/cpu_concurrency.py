@@ -19,7 +19,7 @@ from typing import Any
 from locked_vs_unlocked import prompts
 
 from surelock import LLM, EngineConfig, LockParams, RequestOutput, SamplingParams
-from surelock.bench.environment import environment
+from surelock.environment import environment
 from surelock.output import StepUpdate
 
 NUM_REQUESTS = 8

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from surelock import LLM, LockParams, RequestOutput, SamplingParams
-from surelock.bench.environment import environment
+from surelock.environment import environment
 from surelock.decoding.naive import naive_decode
 
 # (prompts, tokens of each prompt, tokens to generate)

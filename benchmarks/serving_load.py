@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from surelock import LLM, SamplingParams
-from surelock.bench.environment import environment
+from surelock.environment import environment
 
 ROUTE = "/v1/completions"
 PROMPTS = ("The sea was", "Call me", "It was a dark", "The committee has", "def add(a, b):", "Once upon a time")

@@ -62,6 +62,7 @@ def test_an_import_down_is_accepted(skeleton: Path) -> None:
         ("eval", "bench"),
         ("bench", "eval"),
         ("llm", "batch"),
+        ("environment", "bench"),
         ("eval", "batch"),
         ("batch", "cli"),
         ("engine", "llm"),

@@ -49,7 +49,7 @@ def _uncommitted_changes() -> bool | None:
     """Whether the package differs from the commit; None where that cannot be known."""
     if os.environ.get("SURELOCK_COMMIT"):
         return None
-    changes = _git("status", "--porcelain", "--", "..")
+    changes = _git("status", "--porcelain", "--", ".")
     return None if changes is None else bool(changes)
 
 
