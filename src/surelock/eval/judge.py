@@ -186,7 +186,7 @@ def _load_network(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_progress_bar():
+        with _silence():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
                 dtype=dtype or "auto",
@@ -211,14 +211,17 @@ def _load_network(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _silence() -> Iterator[None]:
+    """No progress bar, and no table of missing tensors: those become an error of one line."""
     from transformers.utils import logging as untyped_logging
 
     logging: Any = untyped_logging
-    was_shown = logging.is_progress_bar_enabled()
+    was_shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if was_shown:
             logging.enable_progress_bar()
