@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 16}
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
-    small = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    factory: Any = AutoModelForCausalLM
+    small = factory.from_config(AutoConfig.from_pretrained(folder))
     save_file({name: tensor.contiguous() for name, tensor in small.state_dict().items()}, folder / "model.safetensors")
     return folder
 

@@ -7,6 +7,7 @@ import lzma
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -92,7 +93,7 @@ def test_a_text_file_is_cut_line_by_line(tmp_path: Path, tokenizer: Tokenizer) -
 
 def test_a_jsonl_file_may_give_texts_prompts_or_turns(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "own.jsonl"
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"text": "one two three four five six seven eight"},
         {"prompt": "one two three four five six", "continuation": " seven", "other": 1},
         {"turns": ["Say hello.", "Again."], "question_id": 81, "category": "writing"},
