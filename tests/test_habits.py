@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "surelock"
-USERS_EXTRAS = ["parquet", "plots", "ray", "serve"]
+USERS_EXTRAS = ["eval", "parquet", "plots", "ray", "serve"]
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:

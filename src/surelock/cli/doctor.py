@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MIN_TORCH: Final = (2, 11)
 # Extra, and a module that only it brings.
-EXTRAS: Final = {"parquet": "pyarrow", "plots": "matplotlib", "ray": "ray", "serve": "fastapi"}
+EXTRAS: Final = {"eval": "lm_eval", "parquet": "pyarrow", "plots": "matplotlib", "ray": "ray", "serve": "fastapi"}
 _PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub")
 
 
