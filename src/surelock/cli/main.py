@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from surelock.cli.bench import bench
 from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
+from surelock.cli.evaluate import evaluate
 from surelock.cli.generate import generate
 from surelock.cli.infill import infill
 from surelock.cli.run_batch import run_batch
@@ -67,6 +68,7 @@ app.command()(infill)
 app.command()(serve)
 app.command()(verify)
 app.add_typer(bench)
+app.add_typer(evaluate)
 app.command()(run_batch)
 app.command()(doctor)
 

@@ -1,0 +1,218 @@
+"""`surelock eval tasks`: are answers still right with locks?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from surelock.cli.loading import load_llm
+from surelock.cli.measuring import measuring_status, parse_numbers, print_table
+from surelock.cli.options import OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
+from surelock.cli.terminal import note, standard_output
+from surelock.cli.watch import write_json
+from surelock.config import EngineConfig
+from surelock.errors import ParameterError
+from surelock.params import MAX_TOKENS
+
+MEASURE_PANEL: Final = "Measurement"
+DEFAULT_RULES: Final = ("none", "default", "paper")
+# A step of a small model costs a GPU more to launch than to compute; what memory does not hold waits.
+GPU_ENGINE: Final = EngineConfig(max_batch_size=512, max_rows=1 << 17)
+
+_METHOD: Final = (
+    "Problems of the test split, no question twice, each asked as one chat turn and decoded greedily. accuracy: share "
+    "with the right result, found by a program; steps_right: every worked line right as well; readable: a result could "
+    "be found; has_ended: there is an end token; identical: share of answers with the very tokens of no lock; "
+    "agreement: share of generated positions with the token of no lock; active_ratio: rows computed over all rows, "
+    "mean over problems; flops_ratio: mode `exact`, locked over unlocked, sums over problems; difference: of accuracy "
+    "to no lock over the same problems, with a 95 % bootstrap interval; num_lost, num_won: problems that only no lock, "
+    "or only the rule, got right, with McNemar's exact p. fitted: the canvas ends within 32 tokens of the right "
+    "answer's end; padded: all canvases have the same room, and most of what follows an answer is end tokens."
+)
+_SHOWN: Final = (
+    "canvas",
+    "rule",
+    "num_problems",
+    "accuracy",
+    "steps_right",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "mcnemar_p",
+    "identical",
+    "agreement",
+    "active_ratio",
+    "flops_ratio",
+)
+
+CanvasChoice = Literal["fitted", "padded", "both"]
+
+
+@with_options
+def tasks(
+    model: ModelOptions,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds of problem, with commas between them.", show_default="all 17", rich_help_panel=MEASURE_PANEL
+        ),
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(help="Levels, 1 (easy) to 3, with commas between them.", rich_help_panel=MEASURE_PANEL)
+    ] = "1,2,3",
+    per_type: Annotated[
+        int,
+        typer.Option(
+            help="Problems of each kind, fewer where the test split has no more.",
+            min=1,
+            max=1 << 16,
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = 64,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is "
+            "always measured.",
+            show_default=", ".join(DEFAULT_RULES),
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the problems and of the intervals.", rich_help_panel=MEASURE_PANEL)] = 0,
+    canvas: Annotated[
+        CanvasChoice,
+        typer.Option(
+            help="Canvases that fit the right answer, canvases of --max-tokens, or both.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = "both",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            "-n",
+            help="Tokens to generate on padded canvases.",
+            min=1,
+            max=MAX_TOKENS,
+            show_default="128, sudoku 160",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = None,
+    tokens_per_step: Annotated[
+        int, typer.Option(help="Tokens unmasked in a step.", min=1, max=1 << 16, rich_help_panel=SAMPLING_PANEL)
+    ] = 1,
+    block_length: Annotated[
+        str,
+        typer.Option(
+            metavar="<int>|full",
+            help="Positions of a semi-autoregressive block; full is one block.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = "full",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for tasks.csv (a row for each answer), .md, .json and the texts.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Ask problems whose answers a program checks, and compare locking rules with no lock.
+
+    The problems are sums, sorting, spelling, dates, units, logic, sudoku, records, tables, stories, shopping and small
+    programs, each answered in worked steps. A model that was not trained on their form will answer few of them.
+    """
+    if max_tokens is not None and canvas == "fitted":
+        raise ParameterError("--max-tokens has no effect with --canvas fitted; leave one of them out")
+    # Late, like all that brings torch.
+    from surelock.environment import environment
+    from surelock.eval.result_files import check_folder
+    from surelock.eval.rules import parse_rules
+    from surelock.eval.task_eval import TaskSettings, evaluation_problems, measure_tasks
+    from surelock.eval.task_table import summary_rows, write_tasks
+    from surelock.eval.tasks import TASKS
+
+    rules = parse_rules(rule or DEFAULT_RULES)
+    settings = TaskSettings(
+        canvases=("fitted", "padded") if canvas == "both" else (canvas,),
+        max_tokens=max_tokens,
+        tokens_per_step=tokens_per_step,
+        block_length=_block_length(block_length),
+    )
+    names = list(TASKS) if types is None else [name.strip() for name in types.split(",")]
+    problems = evaluation_problems(names, parse_numbers("--levels", levels), num_per_task=per_type, seed=seed)
+    if out is not None:
+        check_folder(out)
+    llm = load_llm(model, GPU_ENGINE if _is_on_gpu(model.device) else None)
+    with measuring_status() as show:
+        run = measure_tasks(llm, problems, rules, settings, progress=show)
+        show("resampling")
+        rows = summary_rows(run.answers, seed=seed)
+    content: dict[str, Any] = {
+        "command": shlex.join(["surelock", *sys.argv[1:]]),
+        "environment": environment(),
+        "model": llm.name,
+        "commit": llm.commit,
+        "dtype": str(llm.dtype).removeprefix("torch."),
+        "method": _METHOD,
+        "settings": {
+            "levels": levels,
+            "per_type": per_type,
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "tokens_per_step": tokens_per_step,
+            "block_length": block_length,
+        },
+        "notes": run.notes,
+        "rows": rows,
+    }
+    for line in run.notes:
+        note(line)
+    if out is not None:
+        for path in write_tasks(out, content, run.answers):
+            note(f"wrote {path}")
+    if json:
+        write_json(content)
+    else:
+        _print(rows)
+
+
+def _block_length(text: str) -> int | None:
+    if text == "full":
+        return None
+    if not (text.isdecimal() and len(text) <= 7 and int(text)):
+        raise ParameterError(f"--block-length is {text!r:.60}; write a positive integer, or full for one block")
+    return int(text)
+
+
+def _is_on_gpu(device: str | None) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if device is None else device.startswith("cuda")
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from surelock.eval.task_table import ALL, accuracy_rows
+
+    totals = [row for row in rows if row["task"] == ALL]
+    print_table([{name: row[name] for name in _SHOWN} for row in totals], _shown)
+    for kind in dict.fromkeys(row["canvas"] for row in rows):
+        standard_output().print(f"right results, {kind} canvases")
+        print_table(accuracy_rows([row for row in rows if row["canvas"] == kind]), _shown)
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    if name == "mcnemar_p":
+        return f"{value:.3g}"
+    return f"{value:+.1%}" if name.startswith("difference") else f"{value:.3f}" if "ratio" in name else f"{value:.1%}"
