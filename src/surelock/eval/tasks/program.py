@@ -20,11 +20,10 @@ MAX_LOOPS: Final = 2
 
 _ARGUMENT: Final = "xs"
 _RESULT_LIST: Final = "out"
+# Allowed whatever is in them; the others are looked at one by one.
 _NODES: Final = (
-    *(ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.AugAssign, ast.For, ast.If, ast.Expr),
-    *(ast.Call, ast.keyword, ast.Name, ast.Load, ast.Store, ast.Constant, ast.Attribute, ast.List, ast.ListComp),
-    *(ast.comprehension, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
-    *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
+    *(ast.Return, ast.If, ast.Expr, ast.Call, ast.keyword, ast.Load, ast.Store, ast.List, ast.ListComp),
+    *(ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
 )
 _BINARY: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -93,13 +92,17 @@ def allowed_function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
 
 def _is_plain(function: ast.FunctionDef) -> bool:
     """Whether nothing but `xs` is between the brackets, and nothing before or behind them."""
-    return ast.unparse(function.args) == _ARGUMENT and not function.decorator_list and function.returns is None
+    arguments = function.args
+    special = (arguments.posonlyargs, arguments.vararg, arguments.kwonlyargs, arguments.kwarg, arguments.defaults)
+    names = [argument.arg for argument in arguments.args if argument.annotation is None]
+    around = (function.decorator_list, function.returns, getattr(function, "type_params", None))
+    return names == [_ARGUMENT] and len(arguments.args) == 1 and not any(special) and not any(around)
 
 
 def _is_allowed(node: ast.AST) -> bool:
     match node:
-        case ast.FunctionDef():
-            return False
+        case ast.Name(id=name):
+            return not name.startswith("_")
         case ast.Constant(value=value):
             return isinstance(value, int) and value <= MAX_CONSTANT
         case ast.Attribute(value=owner):
