@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from surelock.errors import ModelError, ModelNotFoundError, ParameterError, TokenizerError, WeightsError
+from surelock.errors import (
+    ModelError,
+    ModelNotFoundError,
+    NonFiniteLogitsError,
+    ParameterError,
+    TokenizerError,
+    WeightsError,
+)
 from surelock.eval.judge import JUDGE_FOLDER, JUDGE_NAME, Judge, perplexity
 
 PREFIXES = ["She had been forced into prudence in her", "", "The server listens on"]
@@ -135,6 +142,20 @@ def test_a_model_that_cannot_judge_is_refused_in_one_line(tiny: Path, tmp_path: 
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(TokenizerError, match="no tokenizer, so it cannot judge"):
         Judge.load(folder, device="cpu")
+
+
+def test_a_judge_that_does_not_fit_its_tokenizer_or_is_not_finite_is_refused(tiny: Path) -> None:
+    judge = Judge.load(tiny, device="cpu")
+    judge._model.config.vocab_size = 5
+    with pytest.raises(TokenizerError, match="the model has 5 ids"):
+        judge.negative_log_likelihood(["A"], [" b"])
+    judge = Judge.load(tiny, device="cpu")
+    network: Any = judge._model
+    network.get_output_embeddings().weight.data[:] = torch.nan
+    with pytest.raises(NonFiniteLogitsError, match="NaN or infinite: use dtype float32"):
+        judge.negative_log_likelihood(["A"], [" b"])
+    with pytest.raises(ParameterError, match="device is 'gpu'; use cpu, cuda"):
+        Judge.load(tiny, device="gpu")
 
 
 def test_code_of_a_repository_is_never_run(tiny: Path, tmp_path: Path) -> None:

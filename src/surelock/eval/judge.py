@@ -18,7 +18,15 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 
-from surelock.errors import ModelError, ParameterError, TokenizerError, WeightsError, shown_error
+from surelock.errors import (
+    ModelError,
+    NonFiniteLogitsError,
+    ParameterError,
+    TokenizerError,
+    WeightsError,
+    shown,
+    shown_error,
+)
 from surelock.models.hub import ModelFiles, resolve_model
 from surelock.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
@@ -61,18 +69,23 @@ class Judge:
         Args:
             model: local folder or hub id; None for the small judge inside the package.
             device: None: "cuda" if there is one, else "cpu".
-            dtype: None: float32 on a CPU, the checkpoint's own elsewhere.
+            dtype: None: float32 for the judge inside the package and on a CPU, the checkpoint's own elsewhere.
             offline: use only files already downloaded. None: as the environment variable HF_HUB_OFFLINE says.
 
         Raises:
             ModelError: the model cannot be used; the message says why.
+            ParameterError: the device does not exist.
         """
         files = ModelFiles(JUDGE_FOLDER, JUDGE_NAME, None) if model is None else resolve_model(model, offline=offline)
         own_tokenizer = read_tokenizer_files(files.folder)
         if own_tokenizer is None:
             raise TokenizerError(f"{files.folder} has no tokenizer, so it cannot judge text; choose another judge")
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        network = _load_network(files.folder, dtype or (torch.float32 if place.type == "cpu" else None))
+        try:
+            place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError:
+            raise ParameterError(f"device is {shown(device)}; use cpu, cuda or cuda:N") from None
+        exact = torch.float32 if model is None or place.type == "cpu" else None
+        network = _load_network(files.folder, dtype or exact)
         return cls(network.to(place).eval(), _plain(own_tokenizer), _start_ids(own_tokenizer), files)  # type: ignore[arg-type]
 
     @property
@@ -94,6 +107,8 @@ class Judge:
 
         Raises:
             ParameterError: there are not as many prefixes as texts.
+            TokenizerError: the tokenizer has an id that the model does not.
+            NonFiniteLogitsError: the judge's logits are NaN or infinite.
         """
         if len(prefix_texts) != len(texts):
             raise ParameterError(f"there are {len(prefix_texts)} prefixes for {len(texts)} texts; give one for each")
@@ -102,6 +117,7 @@ class Judge:
         for index, (prefix, text) in enumerate(zip(prefix_texts, texts, strict=True)):
             before = [*self._start, *self.encode(prefix)]
             windows += _windows(index, [*before, *self.encode(text)], max(len(before), 1), self.max_length)
+        self._check_ids(windows)
         for batch in self._batches(windows):
             for window, nats in zip(batch, self._score(batch), strict=True):
                 totals[window.text] += nats
@@ -121,6 +137,16 @@ class Judge:
         if batch:
             yield batch
 
+    def _check_ids(self, windows: list[_Window]) -> None:
+        limit = int(self._model.config.vocab_size)
+        largest = max((max(window.ids) for window in windows), default=0)
+        # On a CUDA device it would end the process' use of it.
+        if largest >= limit:
+            raise TokenizerError(
+                f"the tokenizer of the judge {self.name} gives id {largest}, and the model has {limit} ids: "
+                "choose another judge"
+            )
+
     @torch.inference_mode()
     def _score(self, batch: list[_Window]) -> list[float]:
         longest = max(len(window.ids) for window in batch)
@@ -131,9 +157,12 @@ class Judge:
         logits = self._model(input_ids=ids, use_cache=False).logits.float()
         # [B, T - 1]: of each token but the first
         nats = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").double().cpu()
-        return [
+        totals = [
             float(row[window.first - 1 : len(window.ids) - 1].sum()) for window, row in zip(batch, nats, strict=True)
         ]
+        if not all(map(math.isfinite, totals)):
+            raise NonFiniteLogitsError(f"the logits of the judge {self.name} are NaN or infinite: use dtype float32")
+        return totals
 
 
 def perplexity(pairs: Sequence[tuple[float, int]]) -> float:
