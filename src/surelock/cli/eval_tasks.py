@@ -10,18 +10,15 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_status, parse_numbers, print_table
+from surelock.cli.measuring import measuring_engine, measuring_status, parse_numbers, print_table
 from surelock.cli.options import OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
 from surelock.cli.terminal import note, standard_output
 from surelock.cli.watch import write_json
-from surelock.config import EngineConfig
 from surelock.errors import ParameterError
 from surelock.params import MAX_TOKENS
 
 MEASURE_PANEL: Final = "Measurement"
 DEFAULT_RULES: Final = ("none", "default", "paper")
-# A step of a small model costs a GPU more to launch than to compute; what memory does not hold waits.
-GPU_ENGINE: Final = EngineConfig(max_batch_size=512, max_rows=1 << 17)
 
 _METHOD: Final = (
     "Problems of the test split, no question twice, each asked as one chat turn and decoded greedily. accuracy: share "
@@ -150,7 +147,7 @@ def tasks(
     problems = evaluation_problems(names, parse_numbers("--levels", levels), num_per_task=per_type, seed=seed)
     if out is not None:
         check_folder(out)
-    llm = load_llm(model, GPU_ENGINE if _is_on_gpu(model.device) else None)
+    llm = load_llm(model, measuring_engine(model.device))
     with measuring_status() as show:
         run = measure_tasks(llm, problems, rules, settings, progress=show)
         show("resampling")
@@ -190,12 +187,6 @@ def _block_length(text: str) -> int | None:
     if not (text.isdecimal() and len(text) <= 7 and int(text)):
         raise ParameterError(f"--block-length is {text!r:.60}; write a positive integer, or full for one block")
     return int(text)
-
-
-def _is_on_gpu(device: str | None) -> bool:
-    import torch
-
-    return torch.cuda.is_available() if device is None else device.startswith("cuda")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -10,12 +10,22 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from surelock.cli.terminal import can_animate, standard_error, standard_output
+from surelock.config import EngineConfig
 from surelock.errors import ParameterError
 
 Show = Callable[[str], None]
 
 # Wide enough for every table, where the width of a terminal is not known.
 _PIPE_WIDTH: Final = 240
+
+
+def measuring_engine(device: str | None) -> EngineConfig | None:
+    """How many requests to decode together where only the results count; None: as many as the library chooses."""
+    import torch
+
+    is_on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    # A step of a small model costs a GPU more to launch than to compute; what memory does not hold waits.
+    return EngineConfig(max_batch_size=512, max_rows=1 << 17) if is_on_gpu else None
 
 
 def parse_numbers(option: str, text: str) -> list[int]:

@@ -1,0 +1,174 @@
+"""`surelock eval harness`: tasks of lm-evaluation-harness that generate text."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from surelock.cli.loading import load_llm
+from surelock.cli.measuring import measuring_engine
+from surelock.cli.options import OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
+from surelock.cli.terminal import note, standard_output
+from surelock.cli.watch import write_json
+from surelock.errors import ParameterError, SureLockError, shown_error
+
+TASK_PANEL: Final = "Tasks"
+
+
+@with_options
+def harness(
+    model: ModelOptions,
+    tasks: Annotated[str, typer.Option(help="Names of tasks, with commas between them.", rich_help_panel=TASK_PANEL)],
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Only so many problems of each task.", min=1, rich_help_panel=TASK_PANEL),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(
+            help="Solved examples in each prompt.", min=0, show_default="the task's", rich_help_panel=TASK_PANEL
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with tasks of your own (YAML, which may name Python code: pass only what you trust).",
+            show_default=False,
+            rich_help_panel=TASK_PANEL,
+        ),
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE,...", help="Settings in place of the task's.", rich_help_panel=TASK_PANEL),
+    ] = None,
+    run_unsafe_code: Annotated[
+        bool,
+        typer.Option(
+            "--run-unsafe-code",
+            metavar="",
+            help="Let tasks such as humaneval run what the model wrote, on this machine.",
+            rich_help_panel=TASK_PANEL,
+        ),
+    ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", metavar="", help="Apply the model's chat template.", rich_help_panel=TASK_PANEL)
+    ] = False,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="none, default or paper, with a KL threshold as in paper@5e-3.", rich_help_panel=SAMPLING_PANEL
+        ),
+    ] = "default",
+    max_gen_toks: Annotated[
+        int,
+        typer.Option(help="Tokens to generate where a task does not say.", min=1, rich_help_panel=SAMPLING_PANEL),
+    ] = 256,
+    tokens_per_step: Annotated[
+        int, typer.Option(help="Tokens unmasked in a step.", min=1, rich_help_panel=SAMPLING_PANEL)
+    ] = 1,
+    block_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of a semi-autoregressive block.", show_default="one block", rich_help_panel=SAMPLING_PANEL
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.", rich_help_panel=SAMPLING_PANEL)] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the CSV, JSON and Markdown files.", show_default=False, rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Run tasks of EleutherAI's lm-evaluation-harness, such as gsm8k, on the model (extra `eval`).
+
+    Tasks and their data come from the Hugging Face hub. Those that ask for likelihoods are refused.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ParameterError("the harness is not installed: pip install 'surelock[eval]'")
+    from surelock.eval.result_files import check_folder, markdown_table, write_results
+
+    if out is not None:
+        check_folder(out)
+    llm = load_llm(model, measuring_engine(model.device))
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from surelock.environment import environment
+    from surelock.eval.harness import HarnessModel
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown or not names:
+        raise ParameterError(
+            f"--tasks is {tasks!r:.60}; the harness has no task {', '.join(unknown)!r:.60}: see `lm-eval ls tasks`"
+        )
+    lm = HarnessModel(
+        rule=rule,
+        max_gen_toks=max_gen_toks,
+        tokens_per_step=tokens_per_step,
+        block_length=block_length,
+        seed=seed,
+        llm=llm,
+    )
+    try:
+        found: Any = lm_eval.simple_evaluate(
+            lm,
+            tasks=manager.match_tasks(names),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            gen_kwargs=gen_kwargs,
+            apply_chat_template=chat,
+            task_manager=manager,
+            confirm_run_unsafe_code=run_unsafe_code,
+            log_samples=False,
+        )
+    except SureLockError:
+        raise
+    # What data sets, tasks and metrics that cannot be loaded raise.
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ParameterError(f"--tasks {tasks:.60} cannot be run: {shown_error(error)}") from error
+    rows = [row | {"rule": rule} | lm.cost() for row in _rows(found["results"])]
+    facts = {
+        "command": shlex.join(["surelock", *sys.argv[1:]]),
+        "environment": environment(),
+        "lm_eval": lm_eval.__version__,
+        "model": llm.name,
+        "commit": llm.commit,
+        "method": "lm-evaluation-harness; active_ratio and flops_ratio (mode `exact`) over all requests of the run.",
+    }
+    if out is not None:
+        for path in write_results(out, "harness", title="lm-evaluation-harness", facts=facts, rows=rows):
+            note(f"wrote {path}")
+    if json:
+        write_json(facts | {"rows": rows})
+    else:
+        standard_output().print(markdown_table(rows), soft_wrap=True)
+
+
+def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each task and metric; the harness writes `metric,filter` and `metric_stderr,filter`."""
+    rows = []
+    for task, values in results.items():
+        for name, value in values.items():
+            metric, comma, chosen = name.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = values.get(f"{metric}_stderr,{chosen}")
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "filter": chosen,
+                    "value": float(value),
+                    "standard_error": error if isinstance(error, float) else None,
+                }
+            )
+    return rows

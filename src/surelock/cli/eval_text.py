@@ -1,0 +1,225 @@
+"""`surelock eval text`: what locking does to continuations of real text, and to gaps in it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from surelock.cli.loading import load_llm
+from surelock.cli.measuring import measuring_engine, measuring_status, parse_numbers, print_table
+from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
+from surelock.cli.terminal import note
+from surelock.cli.watch import write_json
+from surelock.errors import ParameterError
+
+MEASURE_PANEL: Final = "Measurement"
+DEFAULT_RULES: Final = ("none", "default", "paper")
+# What a terminal has room for; the files hold every column.
+_COLUMNS: Final = {
+    "text": (
+        "max_tokens",
+        "steps",
+        "rule",
+        "gen_ppl",
+        "ppl_ratio",
+        "ppl_ratio_low",
+        "ppl_ratio_high",
+        "distinct_3",
+        "entropy",
+        "agreement",
+        "active_ratio",
+        "flops_ratio",
+        "masked_floor",
+        "end_share",
+    ),
+    "infill": (
+        "rule",
+        "exact",
+        "difference",
+        "mcnemar_p",
+        "token_match",
+        "gap_ppl",
+        "agreement",
+        "active_ratio",
+        "flops_ratio",
+    ),
+}
+_METHODS: Final = {
+    "text": "Continuations of prompts of real text, on canvases that end with the last generated token. gen_ppl: "
+    "perplexity by the judge, each text given its prompt, micro-averaged over texts, natural logs; ppl_ratio: to no "
+    "lock, with a 95 % bootstrap interval over prompts; distinct_n and entropy (nats): mean over texts; agreement: "
+    "positions with the token of no lock; flops_ratio: mode `exact`; masked_floor: the active ratio if only masked "
+    "positions were computed. A low gen_ppl beside a low distinct_3 is repetition.",
+    "infill": "Gaps of 4 to 16 words in sentences of real text, as many masked tokens as the answer has, one token a "
+    "step. exact: share filled with the very words; difference: to no lock, in shares, with a 95 % paired bootstrap "
+    "interval and McNemar's exact p; token_match: gap positions with the answer's token; gap_ppl: perplexity by the "
+    "judge of gap and following text, given what comes before.",
+}
+
+
+@with_options
+def text(
+    model: ModelOptions,
+    num_prompts: Annotated[
+        int, typer.Option(help="Prompts, and gaps of --infill.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
+    ] = 64,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Tokens of a prompt.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
+    ] = 64,
+    max_tokens: Annotated[
+        str, typer.Option(help="Tokens to generate, one setting each.", rich_help_panel=MEASURE_PANEL)
+    ] = "64,128,256",
+    tokens_per_step: Annotated[
+        str, typer.Option(help="Tokens unmasked in a step, one setting each.", rich_help_panel=MEASURE_PANEL)
+    ] = "1",
+    block_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Positions of a semi-autoregressive block.", show_default="one block", rich_help_panel=SAMPLING_PANEL
+        ),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Scale of the Gumbel noise; 0 is greedy.", rich_help_panel=SAMPLING_PANEL)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the noise and of the intervals.", rich_help_panel=SAMPLING_PANEL)] = 0,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE",
+            help="none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is "
+            "always measured.",
+            show_default=", ".join(DEFAULT_RULES),
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Folder or hub id of a causal language model with safetensors weights.",
+            show_default="the small one in the package",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='A file of your own: one text a line, or .jsonl with "text" (cut to --prompt-tokens), "prompt" and '
+            '"continuation", or FastChat\'s "turns".',
+            show_default="held-out text in the package",
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", metavar="", help="Wrap each prompt as one user turn.", rich_help_panel=MEASURE_PANEL),
+    ] = False,
+    infill: Annotated[
+        bool,
+        typer.Option(
+            "--infill", metavar="", help="Fill gaps in the held-out text instead.", rich_help_panel=MEASURE_PANEL
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the CSV, JSON and Markdown files and the texts.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", metavar="", help="8 prompts and 32 tokens, to see that it runs.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Compare continuations of held-out text with locks and without: quality, agreement and cost.
+
+    Perplexity by a judge alone means little, since repetitive text has a low one: it is printed beside distinct-3 and
+    entropy, and beside those of the real continuations.
+    """
+    lengths, rates = parse_numbers("--max-tokens", max_tokens), parse_numbers("--tokens-per-step", tokens_per_step)
+    if quick:
+        num_prompts, lengths = min(num_prompts, 8), [32]
+    if infill:
+        for option, is_given in {"--prompts": prompts is not None, "--chat": chat}.items():
+            if is_given:
+                raise ParameterError(f"{option} has no effect with --infill, which has texts of its own; leave it out")
+    # Late, like all that brings torch.
+    from surelock.eval.result_files import check_folder
+    from surelock.eval.rules import parse_rules
+    from surelock.eval.text import load_infill, load_text
+
+    rules = parse_rules(rule or DEFAULT_RULES)
+    if out is not None:
+        check_folder(out)
+    if prompts is not None:
+        # Found wrong before a model is loaded; the tokenizer that cuts the texts comes with the model.
+        load_text(path=prompts)
+    llm = load_llm(model, measuring_engine(model.device))
+    facts: dict[str, Any] = {"command": shlex.join(["surelock", *sys.argv[1:]])}
+    from surelock.eval.judge import Judge
+
+    with measuring_status() as show:
+        show("loading the judge")
+        critic = Judge.load(judge, device=llm.device, offline=True if model.offline else None)
+        facts |= {"judge": critic.name, "judge_commit": critic.commit}
+        if infill:
+            from surelock.eval.text.fill import measure_infilling
+
+            problems = load_infill(num_problems=num_prompts)
+            rows, samples = measure_infilling(
+                llm, critic, problems, rules, temperature=temperature, seed=seed, progress=show
+            )
+        else:
+            from surelock.eval.text.continuation import TextSetting, measure_continuations
+
+            texts = load_text(
+                path=prompts,
+                tokenizer=llm.tokenizer,
+                num_prompts=num_prompts,
+                num_prompt_tokens=prompt_tokens,
+                num_continuation_tokens=max(256, *lengths),
+            )
+            settings = [
+                TextSetting(
+                    max_tokens=length,
+                    steps=-(-length // rate),
+                    block_length=block_length,
+                    temperature=temperature,
+                    seed=seed,
+                )
+                for length in lengths
+                for rate in rates
+            ]
+            rows, samples = measure_continuations(llm, critic, texts, settings, rules, chat=chat, progress=show)
+    from surelock.environment import environment
+
+    name = "infill" if infill else "text"
+    facts |= {
+        "environment": environment(),
+        "model": llm.name,
+        "commit": llm.commit,
+        "dtype": str(llm.dtype).removeprefix("torch."),
+        "method": _METHODS[name],
+    }
+    if out is not None:
+        from surelock.eval.result_files import write_results
+
+        title = "Infilling" if infill else "Text continuation"
+        for path in write_results(out, name, title=title, facts=facts, rows=rows, samples=samples):
+            note(f"wrote {path}")
+    if json:
+        write_json(facts | {"rows": rows})
+    else:
+        print_table([{column: row[column] for column in _COLUMNS[name]} for row in rows], _shown)
+
+
+def _shown(name: str, value: Any) -> str:
+    from surelock.eval.result_files import shown_cell
+
+    return shown_cell(value) or "-"
