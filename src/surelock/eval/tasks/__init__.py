@@ -83,7 +83,7 @@ def make_problem(rng: random.Random, task: str, level: int, split: Split) -> Pro
 
 
 def draw_problems(rng: random.Random, task: str, level: int, split: Split, num: int) -> list[Problem]:
-    """`num` problems with different questions; fewer where the split has no more.
+    """`num` problems with different questions; fewer where the split seems to have no more.
 
     Raises:
         ParameterError: no such task, level or split.
