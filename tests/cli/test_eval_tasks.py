@@ -83,6 +83,12 @@ def test_table(options: list[Any]) -> None:
     assert options[1] is None
 
 
+def test_a_task_without_test_problems_is_left_out(options: list[Any]) -> None:
+    result = evaluate("--types", "unit,logic", *QUICK[2:], "--canvas", "fitted", "--rule", "none")
+    assert result.stderr == "note: logic: no test problem at level 1, left out\n"
+    assert "logic" not in result.stdout
+
+
 def test_notes_go_to_stderr(options: list[Any]) -> None:
     result = evaluate(*QUICK, "--canvas", "padded", "-n", "8", "--rule", "none", "--json")
     assert result.stderr == "note: padded: 4 of 4 right answers are longer than their max_tokens\n"
@@ -95,7 +101,7 @@ def test_notes_go_to_stderr(options: list[Any]) -> None:
         (["--types", "add,divide"], "task is 'divide'; use one of add, sub"),
         (["--levels", "1,x"], "--levels is '1,x'"),
         (["--levels", "4"], "level is 4; use 1, 2 or 3"),
-        (["--types", "logic", "--levels", "1"], "task logic has no test problem at level 1"),
+        (["--types", "logic", "--levels", "1"], "no test problem of logic at level 1"),
         (["--rule", "papre"], "the rule is 'papre'; use none, default or paper"),
         (["--block-length", "half"], "--block-length is 'half'; write a positive integer, or full"),
         (["--canvas", "fitted", "-n", "64"], "--max-tokens has no effect with --canvas fitted"),

@@ -50,8 +50,9 @@ def test_another_level_stands_in_where_there_are_too_few() -> None:
 
 
 def test_no_problem_at_all_is_refused() -> None:
-    with pytest.raises(ParameterError, match="task logic has no test problem at level 1"):
+    with pytest.raises(ParameterError, match="no test problem of logic at level 1"):
         evaluation_problems(["logic"], [1], num_per_task=3)
+    assert {each.task for each in evaluation_problems(["logic", "add"], [1], num_per_task=3)} == {"add"}
 
 
 def test_answers_are_those_of_chat(llm: LLM, problems: list[Problem]) -> None:

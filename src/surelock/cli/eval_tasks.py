@@ -145,11 +145,14 @@ def tasks(
     )
     names = list(TASKS) if types is None else [name.strip() for name in types.split(",")]
     problems = evaluation_problems(names, parse_numbers("--levels", levels), num_per_task=per_type, seed=seed)
+    asked = {problem.task for problem in problems}
+    notes = [f"{name}: no test problem at level {levels}, left out" for name in names if name not in asked]
     if out is not None:
         check_folder(out)
     llm = load_llm(model, measuring_engine(model.device))
     with measuring_status() as show:
         run = measure_tasks(llm, problems, rules, settings, progress=show)
+        notes += run.notes
         show("resampling")
         rows = summary_rows(run.answers, seed=seed)
     content: dict[str, Any] = {
@@ -167,10 +170,10 @@ def tasks(
             "tokens_per_step": tokens_per_step,
             "block_length": block_length,
         },
-        "notes": run.notes,
+        "notes": notes,
         "rows": rows,
     }
-    for line in run.notes:
+    for line in notes:
         note(line)
     if out is not None:
         for path in write_tasks(out, content, run.answers):

@@ -92,10 +92,10 @@ class TaskRun:
 def evaluation_problems(
     tasks: Sequence[str], levels: Sequence[int] = DEFAULT_LEVELS, *, num_per_task: int, seed: int = 0
 ) -> list[Problem]:
-    """Different problems of the test split, the levels of a task in turn; fewer where the split has no more.
+    """Different problems of the test split, the levels of a task in turn; fewer or none where the split has no more.
 
     Raises:
-        ParameterError: no such task or level, or there is no test problem of a task at these levels.
+        ParameterError: no such task or level, or there is no test problem at all.
     """
     chosen: list[Problem] = []
     for task in dict.fromkeys(tasks):
@@ -105,10 +105,10 @@ def evaluation_problems(
             for level in dict.fromkeys(levels)
         ]
         in_turn = [problems[index] for index in range(num_per_task) for problems in by_level if index < len(problems)]
-        if not in_turn:
-            named = ", ".join(map(str, levels))
-            raise ParameterError(f"task {task} has no test problem at level {named}; use another level")
         chosen += in_turn[:num_per_task]
+    if not chosen:
+        named, given = ", ".join(tasks), ", ".join(map(str, levels))
+        raise ParameterError(f"there is no test problem of {named} at level {given}; use another level")
     return chosen
 
 
