@@ -141,6 +141,9 @@ def test_the_harness_runs_a_task_of_ones_own(run: Run, tmp_path: Path) -> None:
     assert "| surelock_sea | exact_match | none |" in result.stdout
     content = json.loads((tmp_path / "out/harness.json").read_text())
     assert content["rows"][0]["num_requests"] == 1
+    (sample,) = [json.loads(line) for line in (tmp_path / "out/harness_samples.jsonl").read_text().splitlines()]
+    assert (sample["task"], sample["doc_id"], sample["target"], sample["exact_match"]) == ("surelock_sea", 0, "blue", 0)
+    assert len(sample["texts"]) == 1
     assert_one_line_error(run(*common, "--tasks", "surelock_land"), "the harness has no task 'surelock_land'")
     (tmp_path / "data.jsonl").unlink()
     assert run(*common, "--tasks", "surelock_sea").exit_code == 2

@@ -81,7 +81,9 @@ def harness(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the CSV, JSON and Markdown files.", show_default=False, rich_help_panel=OUTPUT_PANEL
+            help="Folder for the CSV, JSON and Markdown files and the texts.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
     json: JsonFlag = False,
@@ -128,7 +130,7 @@ def harness(
             apply_chat_template=chat,
             task_manager=manager,
             confirm_run_unsafe_code=run_unsafe_code,
-            log_samples=False,
+            log_samples=out is not None,
         )
     except SureLockError:
         raise
@@ -145,7 +147,10 @@ def harness(
         "method": "lm-evaluation-harness; active_ratio and flops_ratio (mode `exact`) over all requests of the run.",
     }
     if out is not None:
-        for path in write_results(out, "harness", title="lm-evaluation-harness", facts=facts, rows=rows):
+        samples = _samples(found["samples"])
+        for path in write_results(
+            out, "harness", title="lm-evaluation-harness", facts=facts, rows=rows, samples=samples
+        ):
             note(f"wrote {path}")
     if json:
         write_json(facts | {"rows": rows})
@@ -168,7 +173,25 @@ def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                     "metric": metric,
                     "filter": chosen,
                     "value": float(value),
-                    "standard_error": error if isinstance(error, float) else None,
+                    "standard_error": float(error) if isinstance(error, float) else None,
                 }
             )
     return rows
+
+
+def _samples(by_task: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What was written for each problem and how it was scored, for paired comparisons of two runs."""
+    return [
+        {
+            "task": task,
+            "doc_id": sample["doc_id"],
+            "filter": sample.get("filter"),
+            "target": str(sample["target"]),
+            "texts": [str(text) for texts in sample["resps"] for text in texts],
+            **{
+                metric: float(sample[metric]) for metric in sample["metrics"] if isinstance(sample[metric], int | float)
+            },
+        }
+        for task, samples in by_task.items()
+        for sample in samples
+    ]
