@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from surelock import LLM, LockParams, RequestOutput, SamplingParams
-from surelock.environment import environment
 from surelock.decoding.naive import naive_decode
+from surelock.environment import environment
 
 # (prompts, tokens of each prompt, tokens to generate)
 SETTINGS = [(8, 64, 256), (1, 64, 256), (8, 64, 64), (1, 16, 64)]
