@@ -19,6 +19,7 @@ from surelock.cli.infill import infill
 from surelock.cli.run_batch import run_batch
 from surelock.cli.serve import serve
 from surelock.cli.terminal import report_error
+from surelock.cli.theorem import theorem
 from surelock.cli.verify import verify
 from surelock.errors import ModelError, ParameterError, PromptError, SureLockError
 
@@ -67,6 +68,7 @@ app.command()(chat)
 app.command()(infill)
 app.command()(serve)
 app.command()(verify)
+app.command()(theorem)
 app.add_typer(bench)
 app.add_typer(evaluate)
 app.command()(run_batch)

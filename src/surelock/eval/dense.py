@@ -34,6 +34,7 @@ from surelock.eval.dense_state import (
     DenseState,
     DenseStep,
     KeysValues,
+    KLState,
     KVDrift,
     Record,
     Recorder,
@@ -167,7 +168,7 @@ class DenseDecoder:
         given = tokens != mask_id
         seeds = torch.tensor(start.seeds, device=device)
         lock = None if rule is not None or params.lock is None or params.lock.is_never else params.lock
-        numbers = None if lock is None else _lock_numbers(lock, len(tokens), device)
+        numbers = None if lock is None else lock_numbers(lock, len(tokens), device)
         forward = _Forward(self, given if params.cfg_scale > 0 else None, params.cfg_scale)
         masked, nothing = ~given, torch.zeros_like(given)
         locked, computed = nothing, nothing
@@ -187,7 +188,7 @@ class DenseDecoder:
             if refresh is not None and state is not None:
                 refreshed = refresh(replace(state, step=t)) & locked
 
-            logits, drift, keys_values = forward(tokens, locked, refreshed)
+            hidden, logits, drift, keys_values = forward(tokens, locked, refreshed)
             kl, uncertainty = _moved(logits, previous)
             age = age + ~masked
             argmax, confidence = self._likeliest(logits, params.allow_mask)
@@ -219,11 +220,12 @@ class DenseDecoder:
             if t < num_steps and rule is not None:
                 newly_locked = rule(state) & state.candidates
             elif t < num_steps and numbers is not None:
-                newly_locked = _by_kl(state, numbers)
+                newly_locked = lock_by_kl(state, numbers)
             unlocked = nothing if unlock is None or t == num_steps else unlock(state) & locked
             yield DenseStep(
-                t, num_steps, logits, kl, uncertainty, argmax, confidence, inputs, tokens, masked_before, committed,
-                locked, newly_locked, refreshed, unlocked, age, (active | refreshed).sum(1), drift, keys_values,
+                t, num_steps, hidden, logits, kl, uncertainty, argmax, confidence, inputs, tokens, masked_before,
+                committed, locked, newly_locked, refreshed, unlocked, age, (active | refreshed).sum(1), drift,
+                keys_values,
             )  # fmt: skip
             computed = active | refreshed
             locked = (locked | newly_locked) & ~unlocked
@@ -327,8 +329,8 @@ class _Forward:
     @torch.no_grad()
     def __call__(
         self, tokens: Tensor, locked: Mask, refreshed: Mask
-    ) -> tuple[Tensor, KVDrift | None, tuple[KeysValues, ...] | None]:
-        """Logits float32 [B, N, V] of tokens [B, N], and what was asked to be measured."""
+    ) -> tuple[Tensor, Tensor, KVDrift | None, tuple[KeysValues, ...] | None]:
+        """Hidden rows [B, N, d] and logits float32 [B, N, V] of tokens [B, N], and what was asked to be measured."""
         model, (num, length) = self._decoder.model, tokens.shape
         if self._given is not None:
             mask_id = model.config.mask_token_id
@@ -355,12 +357,16 @@ class _Forward:
             kept.append((keys, values))
             x = layer.finish(x, _attend(q, keys, values).flatten(0, 1))  # type: ignore[operator]
         self._kept, self._fresh = kept, fresh
-        logits = head_logits_float32(model.norm(x), model.lm_head).view(*tokens.shape, -1)
+        hidden = model.norm(x).view(*tokens.shape, -1)
+        logits = head_logits_float32(hidden.flatten(0, 1), model.lm_head).view(*tokens.shape, -1)
         if self._given is not None:
-            conditional, unconditional = logits.chunk(2)
-            logits = unconditional + (self._cfg_scale + 1) * (conditional - unconditional)
+            hidden, logits = self._guided(hidden), self._guided(logits)
         drift = KVDrift(*(torch.stack(of_layers) for of_layers in zip(*drifts, strict=True))) if drifts else None
-        return logits, drift, tuple(seen) or None
+        return hidden, logits, drift, tuple(seen) or None
+
+    def _guided(self, of_streams: Tensor) -> Tensor:
+        conditional, unconditional = of_streams.chunk(2)
+        return unconditional + (self._cfg_scale + 1) * (conditional - unconditional)
 
     def _drift(self, index: int, k: Tensor, v: Tensor, locked: Mask) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four tensors of `KVDrift` for one layer, [B, N] each."""
@@ -406,16 +412,16 @@ def _moved(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
     return (torch.full_like(kl, torch.inf) if previous is None else kl), uncertainty
 
 
-def _by_kl(state: DenseState, numbers: LockNumbers) -> Mask:
-    """The engine's own rule over the dense state."""
+def lock_by_kl(state: KLState, numbers: LockNumbers) -> Mask:
+    """Positions [B, N] that the engine's own rule locks."""
     candidates = state.candidates & (state.age >= numbers.min_visible_steps.unsqueeze(1))
     step = torch.full((len(candidates),), state.step, device=candidates.device)
     view = LockView(candidates, ~state.locked, state.age, state.given, step)
     return KLRule().evaluate(view, numbers, lambda where: Scores(state.kl, state.uncertainty)).locked
 
 
-def _lock_numbers(lock: LockParams, num: int, device: torch.device) -> LockNumbers:
-    """The same numbers for every canvas."""
+def lock_numbers(lock: LockParams, num: int, device: torch.device) -> LockNumbers:
+    """What `lock_by_kl` asks for: the same numbers for each of num canvases."""
 
     def real(value: float) -> Tensor:
         return torch.full((num,), value, dtype=torch.float64, device=device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +47,25 @@ class KeysValues:
     values: Tensor
     fresh_keys: Tensor
     fresh_values: Tensor
+
+
+class KLState(Protocol):
+    """The part of `DenseState` that the engine's own rule reads."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def given(self) -> Mask: ...
+    @property
+    def locked(self) -> Mask: ...
+    @property
+    def candidates(self) -> Mask: ...
+    @property
+    def age(self) -> Tensor: ...
+    @property
+    def kl(self) -> Tensor: ...
+    @property
+    def uncertainty(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,7 @@ class DenseStep:
 
     Attributes:
         step, num_steps: 1-based, and how many there will be.
+        hidden: [B, N, d], in the model's type: the final hidden rows, which the head makes `logits` of.
         logits: float32 [B, N, V], guided if asked; raw otherwise.
         kl: float32, KL(p_t || p_{t-1}) in nats of every position, locked or not; +inf on the first step.
         uncertainty: float32, 1 - max p_t.
@@ -113,6 +134,7 @@ class DenseStep:
 
     step: int
     num_steps: int
+    hidden: Tensor
     logits: Tensor
     kl: Tensor
     uncertainty: Tensor

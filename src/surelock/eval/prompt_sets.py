@@ -1,0 +1,57 @@
+"""Prompts that evaluations run on, as canvases: held-out text, a file of one's own, or problems as chat turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from surelock.errors import PromptError, TokenizerError
+from surelock.eval.dense import Canvas
+from surelock.eval.tasks import LEVELS, TASKS, make_problem
+from surelock.eval.text import load_text
+from surelock.llm import LLM
+
+
+def text_canvases(llm: LLM, num: int, *, num_prompt_tokens: int, path: Path | None = None) -> list[Canvas]:
+    """The first num prompts of the held-out text, each cut to num_prompt_tokens, or of a file (see `load_text`).
+
+    Raises:
+        PromptError: there is no prompt in the file.
+        TokenizerError: the model has no tokenizer.
+    """
+    if llm.tokenizer is None:
+        raise TokenizerError(f"{llm.name} has no tokenizer, so it takes no text; choose another model")
+    prompts = load_text(
+        path=path, tokenizer=llm.tokenizer, num_prompts=num, num_prompt_tokens=num_prompt_tokens,
+        num_continuation_tokens=0,
+    )  # fmt: skip
+    return [prompt.token_ids for prompt in prompts]
+
+
+def task_canvases(llm: LLM, num: int, *, seed: int) -> list[Canvas]:
+    """num test problems, one of each task and level in turn, as chat turns.
+
+    Raises:
+        TokenizerError: the model has no chat template.
+    """
+    rng = random.Random(seed)
+    names = tuple(TASKS)
+    problems = [
+        make_problem(rng, names[index % len(names)], LEVELS[index % len(LEVELS)], "test") for index in range(num)
+    ]
+    return [llm.encode_chat([{"role": "user", "content": problem.question}]) for problem in problems]
+
+
+def check_room(canvases: Sequence[Canvas], max_tokens: int, limit: int) -> None:
+    """Refuse prompts that leave no room for max_tokens.
+
+    Raises:
+        PromptError: one does not.
+    """
+    longest = max(map(len, canvases))
+    if longest + max_tokens > limit:
+        raise PromptError(
+            f"the longest prompt has {longest} positions and max_tokens is {max_tokens}; the model's limit is {limit}: "
+            "lower one of them"
+        )

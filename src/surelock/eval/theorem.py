@@ -1,0 +1,420 @@
+"""Theorem 1 of SureLock (arXiv 2602.06412) held against runs without locks: its constants, its bound, what else bounds.
+
+The theorem compares p_t*, the posterior of the step that would lock a position, with p_T, that of the last step. Both
+are posteriors of one run without locks, so no locked run is needed:
+    A1  a committed token never changes
+    A2  D_s <= rho D_(s-1) after t*, with D_s = KL(p_s || p_(s-1))
+    A3  ||z_s - z_(s-1)||_2 <= L sqrt(D_(s-1))
+    A4  log softmax is L_sm-Lipschitz from l2 to l_inf; the supremum is sqrt 2 (docs/theory.md)
+    =>  max_v |log p_T - log p_t*| <= C_tail sqrt(D_t*),  C_tail = L_sm L / (1 - sqrt rho)
+In place of 1 / (1 - sqrt rho) the sums S = sum_(s>t*) sqrt(D_(s-1) / D_t*) that it bounds are measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from surelock.eval.trace import Integers, Trace, lock_steps
+from surelock.params import LockParams
+
+Reals = NDArray[np.float64]
+
+LIPSCHITZ: Final = float(np.sqrt(2.0))
+QUANTILE: Final = 0.95
+# Divergences below this are rounding, in float32 and in half precision.
+FLOOR: Final = 1e-12
+HALF_PRECISION_FLOOR: Final = 1e-6
+# Steps after the lock that a regression needs.
+MIN_STEPS: Final = 3
+PART_ROWS: Final = 4096
+MAX_AGE: Final = 48
+UNCERTAINTY_EDGES: Final = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+AGE_QUANTILES: Final = (0.1, 0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class LockedRows:
+    """What became of each position that would have been locked, one number each [R].
+
+    Attributes:
+        canvas, position, locked_at, age: which one, the step t* and its age then (0 = never seen with its token).
+        is_prompt: bool.
+        kl, uncertainty: D and u at t*.
+        tv, log_gap, token_gap: how far p_t* is from p_T, as in `Trace`. `flipped`: bool, so is the likeliest id.
+        rho: exp of the slope of log D_s over s >= t*; NaN with fewer than 3 steps left.
+        rho_needed: max D_s / D_(s-1), the least rho with which A2 holds here. `rising`: share of steps above 1.
+        tail: S = sum_(s>t*) sqrt(D_(s-1) / D_t*).
+        tv_sum: sum_(s>t*) sqrt(D_s / 2), which bounds tv by Pinsker and the triangle inequality alone.
+        lagged: max_(s>t*) ||dz_s|| / sqrt(D_(s-1)), the least L with which A3 holds here. `unlagged`: over D_s.
+    """
+
+    canvas: NDArray[np.int64]
+    position: NDArray[np.int64]
+    locked_at: NDArray[np.int64]
+    age: NDArray[np.int64]
+    is_prompt: NDArray[np.bool_]
+    kl: Reals
+    uncertainty: Reals
+    tv: Reals
+    log_gap: Reals
+    token_gap: Reals
+    flipped: NDArray[np.bool_]
+    rho: Reals
+    rho_needed: Reals
+    rising: Reals
+    tail: Reals
+    tv_sum: Reals
+    lagged: Reals
+    unlagged: Reals
+
+    def __len__(self) -> int:
+        return len(self.kl)
+
+    def where(self, mask: NDArray[np.bool_]) -> LockedRows:
+        """Some of them."""
+        return LockedRows(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+
+def locked_rows(run: Trace, locked_at: Integers, *, floor: float = FLOOR) -> LockedRows:
+    """Every position with locked_at > 0 [B, N]; divergences are taken as at least `floor`."""
+    canvas, position = np.nonzero(locked_at)
+    parts = [
+        _of_part(run, canvas[start : start + PART_ROWS], position[start : start + PART_ROWS], locked_at, floor)
+        for start in range(0, max(len(canvas), 1), PART_ROWS)
+    ]
+    return joined(parts)
+
+
+def joined(parts: Sequence[LockedRows]) -> LockedRows:
+    """The rows of several runs."""
+    return LockedRows(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(LockedRows)))
+
+
+def _of_part(
+    run: Trace, canvas: NDArray[np.int64], position: NDArray[np.int64], locked_at: Integers, floor: float
+) -> LockedRows:
+    step = locked_at[canvas, position].astype(np.int64)
+    index = step - 1
+
+    def at_lock(values: NDArray[Any]) -> Reals:
+        return values[index, canvas, position].astype(np.float64)
+
+    # [T, R]
+    kl = np.maximum(run.kl[:, canvas, position].astype(np.float64), floor)
+    number = np.arange(run.num_steps)[:, None]
+    after, since = number > index, number >= index
+    num_after = after.sum(0)
+    moved = np.where(after, np.nan_to_num(run.logit_step[:, canvas, position]), 0.0)
+    # The first row is never read: nothing is after a lock there.
+    before = np.vstack((np.ones_like(kl[:1]), kl[:-1]))
+    # +inf on the first step, where only a rule without divergence locks.
+    own = kl[index, np.arange(len(index))]
+    with np.errstate(invalid="ignore"):
+        ratio, decay = kl / before, np.sqrt(before / own)
+    ratio = np.where(after, ratio, 0.0)
+    committed_at = run.committed_at[canvas, position]
+    return LockedRows(
+        canvas=run.canvases[canvas],
+        position=position,
+        locked_at=step,
+        age=np.where(committed_at >= 0, step - committed_at, 0),
+        is_prompt=committed_at == 0,
+        kl=own,
+        uncertainty=at_lock(run.uncertainty),
+        tv=at_lock(run.tv),
+        log_gap=at_lock(run.log_gap),
+        token_gap=at_lock(run.token_gap),
+        flipped=run.flipped[index, canvas, position],
+        rho=_fitted(kl, since),
+        rho_needed=ratio.max(0),
+        rising=(ratio > 1.0).sum(0) / np.maximum(num_after, 1),
+        tail=np.where(after, decay, 0.0).sum(0),
+        tv_sum=np.where(after, np.sqrt(kl / 2), 0.0).sum(0),
+        lagged=(moved / np.sqrt(before)).max(0),
+        unlagged=(moved / np.sqrt(kl)).max(0),
+    )
+
+
+def _fitted(kl: Reals, where: NDArray[np.bool_]) -> Reals:
+    """exp of the least-squares slope [R] of log kl [T, R] over the steps marked."""
+    x = np.arange(len(kl), dtype=np.float64)[:, None]
+    usable = where & np.isfinite(kl)
+    y = np.log(np.where(usable, kl, 1.0))
+    num = usable.sum(0)
+    mean_x = (x * usable).sum(0) / np.maximum(num, 1)
+    centred = np.where(usable, x - mean_x, 0.0)
+    spread = (centred**2).sum(0)
+    slope = (centred * y).sum(0) / np.where(spread > 0, spread, 1.0)
+    return np.where(num > MIN_STEPS, np.exp(slope), np.nan)
+
+
+def summarise(rows: LockedRows, *, delta: float, epsilon: float, quantile: float = QUANTILE) -> dict[str, float]:
+    """The numbers of one rule; NaN where there are no rows.
+
+    delta: in nats for the log-probability bounds, a share for total variation. epsilon: the rule's threshold, which
+    `implied_delta` is at.
+    """
+
+    def level(values: Reals, q: float) -> float:
+        values = values[~np.isnan(values)]
+        return float(np.quantile(values, q)) if len(values) else float("nan")
+
+    def mean(values: NDArray[Any]) -> float:
+        return float(np.mean(values)) if len(values) else float("nan")
+
+    # A lock that needs no divergence has none.
+    rows = rows.where(np.isfinite(rows.kl))
+    root = np.sqrt(rows.kl)
+    rho, tail, lagged = level(rows.rho, 0.5), level(rows.tail, quantile), level(rows.lagged, quantile)
+    c_tail = LIPSCHITZ * lagged * tail
+    c_direct = level(rows.log_gap / root, quantile)
+    bound, tv_bound = c_tail * root, tail * root / np.sqrt(2)
+    geometric = geometric_tv_bound(rows.kl, rho)
+    return {
+        "rows": len(rows),
+        "kl_median": level(rows.kl, 0.5),
+        "rho_median": rho,
+        "rho_p90": level(rows.rho, 0.9),
+        "rho_p95": level(rows.rho, 0.95),
+        "rho_above_1": mean(rows.rho[~np.isnan(rows.rho)] > 1.0),
+        "rho_needed_median": level(rows.rho_needed, 0.5),
+        "a2_holds": mean(rows.rho_needed <= 1.0),
+        "rising_steps": mean(rows.rising),
+        "tail_median": level(rows.tail, 0.5),
+        "tail_p95": level(rows.tail, 0.95),
+        "tail_max": level(rows.tail, 1.0),
+        "tail_if_geometric": float(1 / (1 - np.sqrt(rho))) if rho < 1 else float("inf"),
+        "lagged_l_median": level(rows.lagged, 0.5),
+        "lagged_l_p95": level(rows.lagged, 0.95),
+        "lagged_l_max": level(rows.lagged, 1.0),
+        "unlagged_l_median": level(rows.unlagged, 0.5),
+        "unlagged_l_p95": level(rows.unlagged, 0.95),
+        "l_sm": LIPSCHITZ,
+        "c_tail": c_tail,
+        "implied_delta": c_tail * float(np.sqrt(max(epsilon, 0.0))),
+        "implied_epsilon": (delta / c_tail) ** 2 if c_tail > 0 else float("nan"),
+        "log_gap_median": level(rows.log_gap, 0.5),
+        "log_gap_p95": level(rows.log_gap, 0.95),
+        "token_gap_p95": level(rows.token_gap, 0.95),
+        "c_tail_coverage": mean(rows.log_gap <= bound),
+        "c_tail_slack": level(bound / np.maximum(rows.log_gap, 1e-9), 0.5),
+        "direct_c": c_direct,
+        "direct_epsilon": (delta / c_direct) ** 2 if c_direct > 0 else float("nan"),
+        "tv_median": level(rows.tv, 0.5),
+        "tv_p95": level(rows.tv, 0.95),
+        "tv_above_delta": mean(rows.tv > delta),
+        "log_gap_above_delta": mean(rows.log_gap > delta),
+        "flipped": mean(rows.flipped),
+        # Rounding of float32 posteriors is not a violation.
+        "tv_sum_coverage": mean(rows.tv <= rows.tv_sum + 1e-5),
+        "tv_sum_slack": level(rows.tv_sum / np.maximum(rows.tv, 1e-6), 0.5),
+        "tv_sum_within_delta": mean(rows.tv_sum <= delta),
+        "tv_tail_coverage": mean(rows.tv <= tv_bound + 1e-5),
+        "tv_geometric_coverage": mean(rows.tv <= geometric + 1e-5) if rho < 1 else float("nan"),
+        "tv_geometric_epsilon": float(2 * delta**2 * (1 - np.sqrt(rho)) ** 2 / rho) if rho < 1 else float("nan"),
+    }
+
+
+def geometric_tv_bound(kl: Reals, rho: float) -> Reals:
+    """sqrt(rho D / 2) / (1 - sqrt rho): what telescoping gives under A2; +inf unless rho < 1."""
+    if not rho < 1:
+        return np.full_like(kl, np.inf)
+    bound: Reals = np.sqrt(rho * kl / 2) / (1 - np.sqrt(rho))
+    return bound
+
+
+def by_uncertainty(rows: LockedRows, vocab_size: int) -> list[dict[str, float]]:
+    """L, lagged and not, in bins of the uncertainty at the lock, beside sqrt(V / u): its size for iid logit changes."""
+    table = []
+    for low, high in itertools.pairwise(UNCERTAINTY_EDGES):
+        part = rows.where((rows.uncertainty >= low) & (rows.uncertainty < high))
+        if not len(part):
+            continue
+        lagged, unlagged = np.quantile(part.lagged, (0.5, 0.95)), np.quantile(part.unlagged, (0.5, 0.95))
+        middle = float(np.median(part.uncertainty))
+        table.append({
+            "uncertainty_from": low, "uncertainty_to": high, "rows": len(part),
+            "lagged_l_median": float(lagged[0]), "lagged_l_p95": float(lagged[1]),
+            "unlagged_l_median": float(unlagged[0]), "unlagged_l_p95": float(unlagged[1]),
+            "uncertainty_median": middle, "sqrt_v_over_u": float(np.sqrt(vocab_size / max(middle, 1e-12))),
+        })  # fmt: skip
+    return table
+
+
+def by_age(runs: Sequence[Trace]) -> list[dict[str, float]]:
+    """Quantiles of D over generated positions by age: 0 is the step that commits them, 1 the first that sees them."""
+    seen: dict[int, list[NDArray[Any]]] = {}
+    for run in runs:
+        canvas, position = np.nonzero(run.committed_at > 0)
+        committed = run.committed_at[canvas, position]
+        for age in range(min(MAX_AGE, run.num_steps - 1) + 1):
+            # Nothing precedes the first step.
+            there = (committed + age <= run.num_steps) & (committed + age >= 2)
+            kl = run.kl[committed[there] + age - 1, canvas[there], position[there]]
+            seen.setdefault(age, []).append(kl)
+    table = []
+    for age, parts in seen.items():
+        kl = np.concatenate(parts)
+        if len(kl):
+            levels = np.quantile(kl.astype(np.float64), AGE_QUANTILES)
+            names = (f"kl_p{round(100 * q)}" for q in AGE_QUANTILES)
+            mean = {"kl_mean": float(kl.mean(dtype=np.float64))}
+            table.append({"age": age, "rows": len(kl)} | dict(zip(names, map(float, levels), strict=True)) | mean)
+    return table
+
+
+def averaged(runs: Sequence[Trace], locks: Sequence[Integers], *, floor: float = FLOOR) -> dict[str, Any]:
+    """A2 as the paper looks at it: the mean of D over the positions that are not locked, step by step.
+
+    Returns: `kl` [T - 1] from step 2 on, of the runs of the most common length; `rho` of its regression; `rising`, the
+    share of its steps that rise.
+    """
+    lengths = [run.num_steps for run in runs]
+    length = max(set(lengths), key=lengths.count)
+    totals, counts = np.zeros(length), np.zeros(length)
+    for run, locked_at in zip(runs, locks, strict=True):
+        if run.num_steps == length:
+            number = np.arange(1, length + 1)[:, None, None]
+            active = (locked_at == 0) | (number <= locked_at)
+            totals += np.where(active, np.where(np.isfinite(run.kl), run.kl, 0.0), 0.0).sum((1, 2))
+            counts += active.sum((1, 2))
+    kl = np.maximum(totals / np.maximum(counts, 1), floor)[1:]
+    rho = float(_fitted(kl[:, None], np.ones((len(kl), 1), dtype=bool))[0])
+    rising = float(np.mean(kl[1:] > kl[:-1])) if len(kl) > 1 else float("nan")
+    return {"kl": kl.tolist(), "rho": rho, "rising": rising}
+
+
+def lipschitz_ratios(runs: Sequence[Trace]) -> Reals:
+    """max_v |d log p| / ||dz||_2 of every position and step that moved; A4 says at most sqrt 2."""
+    found = []
+    for run in runs:
+        moved, gap = run.logit_step[1:].astype(np.float64), run.log_step[1:].astype(np.float64)
+        there = moved > 1e-3
+        found.append(gap[there] / moved[there])
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True, slots=True)
+class TheoremReport:
+    """Everything measured.
+
+    Attributes:
+        rules: one object for each threshold and kind of positions ("all", "generated", "prompt"): kl_threshold,
+            positions, locked_share (of all positions of that kind) and the numbers of `summarise`.
+        by_uncertainty, by_age: tables, of the first threshold and of no threshold.
+        averaged: see `averaged`, of the first threshold.
+        lipschitz: quantiles of `lipschitz_ratios`, and how many exceed sqrt 2.
+        rewritten: committed or given tokens that changed (A1 says none).
+        implied: what locks at the threshold that C_tail implies for delta.
+        rows: of the first threshold, for pictures.
+        ratios: some of the Lipschitz ratios, for pictures.
+        facts: delta, quantile, floor, sizes.
+    """
+
+    rules: list[dict[str, Any]]
+    by_uncertainty: list[dict[str, float]]
+    by_age: list[dict[str, float]]
+    averaged: dict[str, Any]
+    lipschitz: dict[str, float]
+    rewritten: int
+    implied: dict[str, float]
+    rows: LockedRows
+    ratios: Reals
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what is for pictures."""
+        left_out = ("rows", "ratios", "facts")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+
+
+def floor_of(dtype: torch.dtype) -> float:
+    """Below what divergences of a model of this type are rounding."""
+    return FLOOR if dtype == torch.float32 else HALF_PRECISION_FLOOR
+
+
+def measure_theorem(
+    runs: Sequence[Trace],
+    lock: LockParams,
+    *,
+    thresholds: Sequence[float] = (),
+    delta: float = 0.05,
+    quantile: float = QUANTILE,
+    floor: float = FLOOR,
+) -> TheoremReport:
+    """Hold Theorem 1 against runs without locks.
+
+    Args:
+        runs: from `trace_all` with lock=None.
+        lock: the rule; its own threshold comes first.
+        thresholds: further ones, with the rest of the rule as it is.
+        delta: deviation the implied thresholds are for.
+        quantile: over positions, where the theorem wants a constant.
+        floor: divergences are taken as at least this, below which they are rounding.
+    """
+    rules: list[dict[str, Any]] = []
+    rows, locks = None, []
+    for threshold in dict.fromkeys((lock.kl_threshold, *thresholds)):
+        rule = replace(lock, kl_threshold=threshold, allow_noise_eps=True)
+        steps = [lock_steps(run, rule) for run in runs]
+        found = joined([locked_rows(run, at, floor=floor) for run, at in zip(runs, steps, strict=True)])
+        num_prompt = sum(int(run.given.sum()) for run in runs)
+        num_all = sum(run.given.size for run in runs)
+        everything = np.ones(len(found), dtype=bool)
+        for positions, where, num in (
+            ("all", everything, num_all),
+            ("generated", ~found.is_prompt, num_all - num_prompt),
+            ("prompt", found.is_prompt, num_prompt),
+        ):
+            numbers = summarise(found.where(where), delta=delta, epsilon=threshold, quantile=quantile)
+            share = {"locked_share": int(where.sum()) / max(num, 1)}
+            rules.append({"kl_threshold": threshold, "positions": positions} | share | numbers)
+        if rows is None:
+            rows, locks = found, steps
+    assert rows is not None
+    ratios = lipschitz_ratios(runs)
+    return TheoremReport(
+        rules=rules,
+        by_uncertainty=by_uncertainty(rows, runs[0].vocab_size),
+        by_age=by_age(runs),
+        averaged=averaged(runs, locks, floor=floor),
+        lipschitz=_lipschitz(ratios),
+        rewritten=int(sum(int(run.rewritten.sum()) for run in runs)),
+        implied=_implied(runs, lock, rules[0]["implied_epsilon"], delta, floor),
+        rows=rows,
+        ratios=ratios[:: max(1, len(ratios) // 100_000)],
+        facts={
+            "delta": delta, "quantile": quantile, "floor": floor, "vocab_size": runs[0].vocab_size,
+            "canvases": sum(len(run.canvases) for run in runs), "steps": sorted({run.num_steps for run in runs}),
+            "min_visible_steps": lock.min_visible_steps, "confidence_percentile": lock.confidence_percentile,
+        },
+    )  # fmt: skip
+
+
+def _locked_share(locks: Sequence[Integers]) -> float:
+    return sum(int((at > 0).sum()) for at in locks) / max(sum(at.size for at in locks), 1)
+
+
+def _lipschitz(ratios: Reals) -> dict[str, float]:
+    if not len(ratios):
+        return {"median": float("nan"), "p99": float("nan"), "max": float("nan"), "above": 0.0}
+    median, p99, top = np.quantile(ratios, (0.5, 0.99, 1.0))
+    return {"median": float(median), "p99": float(p99), "max": float(top), "above": float(np.mean(ratios > LIPSCHITZ))}
+
+
+def _implied(runs: Sequence[Trace], lock: LockParams, epsilon: float, delta: float, floor: float) -> dict[str, float]:
+    """What the rule does at the threshold the theorem implies for delta."""
+    if not np.isfinite(epsilon):
+        return {"epsilon": float("nan"), "locked_share": float("nan"), "coverage": float("nan")}
+    rule = replace(lock, kl_threshold=epsilon, allow_noise_eps=True)
+    steps = [lock_steps(run, rule) for run in runs]
+    found = joined([locked_rows(run, at, floor=floor) for run, at in zip(runs, steps, strict=True)])
+    covered = float(np.mean(found.log_gap <= delta)) if len(found) else float("nan")
+    return {"epsilon": epsilon, "locked_share": _locked_share(steps), "coverage": covered}
