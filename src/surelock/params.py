@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
 from typing import Final, Literal, get_args
 
 from surelock.errors import ParameterError, shown
@@ -87,6 +88,23 @@ class LockParams:
     def paper(cls, kl_threshold: float = 5e-4) -> LockParams:
         """The paper's literal rule: confidence gate at m = 20 %, and a position may lock as it is unmasked."""
         return cls(kl_threshold=kl_threshold, confidence_percentile=20, min_visible_steps=0)
+
+    @classmethod
+    def calibrated(
+        cls, model: str | os.PathLike[str] | None = None, *, file: str | os.PathLike[str] | None = None
+    ) -> LockParams:
+        """The rule `surelock calibrate` found for a model: the largest threshold whose risk it could bound.
+
+        Args:
+            model: the model's folder; None for the embedded one. Of a hub model, `LLM(...).folder`.
+            file: where the calibration is, if it was written elsewhere. None: beside the model, or in the user's cache.
+
+        Raises:
+            ParameterError: there is none, it is malformed, or it was made for other weights.
+        """
+        from surelock.calibration_file import read_lock
+
+        return cls(**read_lock(model, file, frozenset(field.name for field in fields(cls))))
 
     @property
     def is_never(self) -> bool:

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from surelock.cli.options import LockOptions, SamplingOptions, sampling_params
+from surelock.cli.options import LockOptions, ModelOptions, SamplingOptions, sampling_params
 from surelock.errors import ParameterError
 from surelock.params import LockParams, SamplingParams
 from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
 
 
 def test_defaults_are_the_library_s() -> None:
-    assert sampling_params(128, SamplingOptions(), LockOptions()) == SamplingParams()
+    assert sampling_params(128, SamplingOptions(), LockOptions(), ModelOptions()) == SamplingParams()
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,8 @@ def test_model_options_reach_the_library(run: Run, library: FakeLibrary) -> None
         (["--no-lock", "--kl-threshold", "1e-3"], "--kl-threshold contradicts --no-lock"),
         (["--no-lock", "--kl-threshold", "0"], "--kl-threshold contradicts --no-lock"),
         (["--no-lock", "--paper"], "--paper contradicts --no-lock"),
+        (["--calibrated", "--kl-threshold", "1e-3"], "--kl-threshold contradicts --calibrated"),
+        (["--calibrated", "--no-lock"], "--no-lock contradicts --calibrated"),
         (["--no-lock", "--allow-noise-eps"], "--allow-noise-eps contradicts --no-lock"),
         (["--paper", "--confidence-percentile", "30"], "--confidence-percentile contradicts --paper"),
         (["--paper", "--min-visible-steps", "0"], "--min-visible-steps contradicts --paper"),
@@ -99,4 +101,4 @@ def test_bad_values_stop_before_the_model_is_loaded(
 @pytest.mark.parametrize("values", [{"no_lock": True, "kl_threshold": 0.0}, {"no_lock": True, "min_visible_steps": 0}])
 def test_zero_counts_as_given(values: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="contradicts --no-lock"):
-        LockOptions(**values).lock_params()
+        LockOptions(**values).lock_params(ModelOptions())

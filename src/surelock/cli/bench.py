@@ -323,7 +323,7 @@ def _subject(model: ModelOptions, shape: ShapeOptions, lock: LockOptions | None)
     if shape.shape is None:
         if shape.schedule is not None:
             raise ParameterError("--schedule has no effect on a model with trained weights: add --shape")
-        rule = LockParams() if lock is None else lock.lock_params()
+        rule = LockParams() if lock is None else lock.lock_params(model)
         from surelock.bench.subject import trained_subject
 
         # A rule that never locks does for none.

@@ -50,7 +50,7 @@ def chat(
 
     Piped input is read line by line, one message each.
     """
-    params = sampling_params(max_tokens, sampling, lock)
+    params = sampling_params(max_tokens, sampling, lock, model)
     llm = load_llm(model)
     if llm.tokenizer is None or not llm.tokenizer.has_chat_template:
         raise TokenizerError(f"{llm.name} has no chat template; use `surelock generate` or a chat model")

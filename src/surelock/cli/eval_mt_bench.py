@@ -39,7 +39,7 @@ def mt_bench(
     Judging is FastChat's: put the file where its gen_judgment.py looks for answers. Temperature is 0 for all
     categories, as in the paper, unless given.
     """
-    params = sampling_params(max_tokens, sampling, lock)
+    params = sampling_params(max_tokens, sampling, lock, model)
     from surelock.eval.mt_bench import answer_questions, read_questions
 
     asked = read_questions(questions)

@@ -8,6 +8,7 @@ from surelock.cli.eval_harness import harness
 from surelock.cli.eval_mt_bench import mt_bench
 from surelock.cli.eval_tasks import tasks
 from surelock.cli.eval_text import text
+from surelock.cli.eval_theorem import theorem
 
 evaluate = typer.Typer(
     name="eval",
@@ -16,5 +17,6 @@ evaluate = typer.Typer(
 )
 evaluate.command()(tasks)
 evaluate.command()(text)
+evaluate.command()(theorem)
 evaluate.command()(mt_bench)
 evaluate.command()(harness)

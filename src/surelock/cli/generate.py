@@ -71,7 +71,7 @@ def generate(
 
     On a terminal you watch the canvas settle; otherwise stdout gets the texts only.
     """
-    params = sampling_params(max_tokens, sampling, lock)
+    params = sampling_params(max_tokens, sampling, lock, model)
     prompts = read_prompts(texts or [], file)
     turns = _user_turns(prompts) if chat else []
     check_distinct(file=file, trace=trace, lock_map=lock_map)

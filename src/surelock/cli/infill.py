@@ -45,7 +45,7 @@ def infill(
 
     Nothing inside a text is ever read as a gap.
     """
-    params = sampling_params(0, sampling, lock)
+    params = sampling_params(0, sampling, lock, model)
     document = _document(prefix, suffix, gap, segments)
     check_distinct(trace=trace, lock_map=lock_map)
     with recording(trace, lock_map) as recorders:

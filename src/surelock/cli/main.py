@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from surelock.cli.bench import bench
+from surelock.cli.calibrate import calibrate
 from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
 from surelock.cli.evaluate import evaluate
@@ -19,7 +20,6 @@ from surelock.cli.infill import infill
 from surelock.cli.run_batch import run_batch
 from surelock.cli.serve import serve
 from surelock.cli.terminal import report_error
-from surelock.cli.theorem import theorem
 from surelock.cli.verify import verify
 from surelock.errors import ModelError, ParameterError, PromptError, SureLockError
 
@@ -68,7 +68,7 @@ app.command()(chat)
 app.command()(infill)
 app.command()(serve)
 app.command()(verify)
-app.command()(theorem)
+app.command()(calibrate)
 app.add_typer(bench)
 app.add_typer(evaluate)
 app.command()(run_batch)

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import typer
@@ -185,18 +186,34 @@ class LockOptions:
             rich_help_panel=LOCK_PANEL,
         ),
     ] = False
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrated",
+            metavar="",
+            help="The rule that surelock calibrate found for this model.",
+            rich_help_panel=LOCK_PANEL,
+        ),
+    ] = False
 
-    def lock_params(self) -> LockParams | None:
-        """The rule these options ask for; None for no locking.
+    def lock_params(self, model: ModelOptions) -> LockParams | None:
+        """The rule these options ask for; None for no locking. The model is that of --calibrated.
 
         Raises:
-            ParameterError: two options contradict each other, one has no effect, or a value is out of its limits.
+            ParameterError: two options contradict each other, one has no effect, a value is out of its limits, or the
+                model has no calibration.
         """
-        rule = (field.name for field in fields(self) if field.name not in ("no_lock", "paper"))
+        presets = ("no_lock", "paper", "calibrated")
+        rule = (field.name for field in fields(self) if field.name not in presets)
         # By identity: a threshold of 0.0 is given, and equal to False.
         given = {name: value for name in rule if (value := getattr(self, name)) is not None and value is not False}
+        for preset in ("calibrated", "no_lock"):
+            if getattr(self, preset):
+                others = [name for name in presets if name != preset and getattr(self, name)] + list(given)
+                self._refuse(others, f"--{preset.replace('_', '-')}", "leave one of them out")
+        if self.calibrated:
+            return LockParams.calibrated(_folder(model))
         if self.no_lock:
-            self._refuse(["paper"] if self.paper else given, "--no-lock", "leave one of them out")
             return None
         if self.paper:
             fixed = ("confidence_percentile", "min_visible_steps", "kl_both_visible", "prompt_lock_step")
@@ -214,8 +231,19 @@ class LockOptions:
             raise ParameterError(f"--{name.replace('_', '-')} contradicts {against}; {way_out}")
 
 
-def sampling_params(max_tokens: int, sampling: SamplingOptions, lock: LockOptions) -> SamplingParams:
-    """The parameters the options ask for.
+def _folder(model: ModelOptions) -> Path | None:
+    """Where a model's files are, downloaded if need be; None for the embedded one."""
+    if model.model is None:
+        return None
+    from surelock.models.hub import resolve_model
+
+    return resolve_model(model.model, revision=model.revision, offline=True if model.offline else None).folder
+
+
+def sampling_params(
+    max_tokens: int, sampling: SamplingOptions, lock: LockOptions, model: ModelOptions
+) -> SamplingParams:
+    """The parameters the options ask for; the model is that of --calibrated.
 
     Raises:
         ParameterError: options contradict each other, or a value is out of its limits.
@@ -230,7 +258,7 @@ def sampling_params(max_tokens: int, sampling: SamplingOptions, lock: LockOption
         seed=sampling.seed,
         stop=tuple(sampling.stop or ()),
         ignore_eos=sampling.ignore_eos,
-        lock=lock.lock_params(),
+        lock=lock.lock_params(model),
     )
 
 

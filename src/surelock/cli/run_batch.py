@@ -103,7 +103,7 @@ def run_batch(
 
     SIGTERM and Ctrl-C end it in order with exit code 75. A row that fails is a line in the file of errors.
     """
-    params = sampling_params(max_tokens, sampling, lock)
+    params = sampling_params(max_tokens, sampling, lock, model)
     config = EngineConfig(max_batch_size=max_batch_size)
 
     # Imported here because it brings torch, which `surelock --help` does not need.

@@ -64,7 +64,7 @@ def verify(
 
     Without TEXT or --file a few built-in prompts are used.
     """
-    params = sampling_params(max_tokens, sampling, lock)
+    params = sampling_params(max_tokens, sampling, lock, model)
     prompts = read_prompts(texts or [], file) if texts or file else list(DEFAULT_PROMPTS)
     llm = load_llm(model)
 

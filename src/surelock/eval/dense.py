@@ -141,11 +141,11 @@ class DenseDecoder:
     def batch_size(self, num_positions: int, num_bytes: int | None = None) -> int:
         """Canvases of this length that fit in num_bytes of logits, keys and values; at least 1.
 
-        None: 16 GiB on a CUDA device, 1 GiB elsewhere.
+        None: 16 GiB on a CUDA device, 128 MiB elsewhere, where more would only leave the caches.
         """
         config, size = self.model.config, self.model.dtype.itemsize
         if num_bytes is None:
-            num_bytes = (16 if self.model.device.type == "cuda" else 1) << 30
+            num_bytes = (16 << 30) if self.model.device.type == "cuda" else (128 << 20)
         # Of keys and values there are the frozen ones and, for drift, the fresh ones of two steps.
         sets = 3 if self.measure_drift or self.keep_keys_values else 1
         row = LIVE_LOGITS * 4 * config.embedding_size + sets * 2 * size * config.kv_size * config.num_layers

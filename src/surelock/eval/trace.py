@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ Integers = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
 # Bytes of hidden rows kept from the first step to the last.
-HIDDEN_BYTES = 1 << 30
+HIDDEN_BYTES = 1 << 28
 CUDA_HIDDEN_BYTES = 20 << 30
 
 
@@ -70,6 +70,13 @@ class Trace:
         """[B, N], positions of the prompt."""
         given: Flags = self.committed_at == 0
         return given
+
+    def take(self, where: Flags) -> Trace:
+        """Some of the canvases, where [B]."""
+        of_canvases = ("committed_at", "locked_at", "rewritten", "canvases")
+        changes: dict[str, Any] = {name: getattr(self, name)[where] for name in of_canvases}
+        of_steps = (field.name for field in fields(self) if field.name not in (*of_canvases, "vocab_size"))
+        return replace(self, **changes, **{name: getattr(self, name)[:, where] for name in of_steps})
 
 
 class Progress(Protocol):

@@ -1,4 +1,4 @@
-"""`surelock theorem` writes what it measured."""
+"""`surelock eval theorem` writes what it measured."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TinyLLM:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surelock.cli.theorem.load_llm", lambda options: TinyLLM())
+    monkeypatch.setattr("surelock.cli.eval_theorem.load_llm", lambda options: TinyLLM())
     canvases = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
     monkeypatch.setattr("surelock.eval.prompt_sets.text_canvases", lambda *args, **kwargs: canvases)
 
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        app(["theorem", *arguments])
+        app(["eval", "theorem", *arguments])
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -60,7 +60,7 @@ def test_json_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--no-lock"], "--no-lock contradicts theorem"),
+        (["--no-lock"], "--no-lock contradicts eval theorem"),
         (["--delta", "0"], "--delta is 0"),
         (["--thresholds", "a,b"], "--thresholds is 'a,b'"),
         (["-n", "200"], "limit is 96"),

@@ -1,18 +1,15 @@
-"""`surelock theorem`: Theorem 1 of the paper held against runs without locks."""
+"""`surelock eval theorem`: Theorem 1 of the paper held against runs without locks."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated
 
 import typer
 
 from surelock.cli.loading import load_llm
+from surelock.cli.measuring import measuring_status
 from surelock.cli.options import (
     OUTPUT_PANEL,
     JsonFlag,
@@ -22,70 +19,10 @@ from surelock.cli.options import (
     sampling_params,
     with_options,
 )
-from surelock.cli.terminal import can_animate, note, standard_error, standard_output
+from surelock.cli.prompt_set import MEASURE_PANEL, PromptSetOptions, run_facts
+from surelock.cli.terminal import note, standard_output
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
-
-if TYPE_CHECKING:
-    from surelock.eval.dense import Canvas
-    from surelock.llm import LLM
-
-MEASURE_PANEL: Final = "Measurement"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptSetOptions:
-    """Which prompts a measurement is taken on."""
-
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help='A file of your own: one text a line, or .jsonl with "text" or "prompt".',
-            show_default="held-out text in the package",
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = None
-    tasks: Annotated[
-        bool,
-        typer.Option(
-            "--tasks",
-            metavar="",
-            help="Problems with checkable answers, as chat turns, instead of text.",
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = False
-    num_prompts: Annotated[
-        int | None,
-        typer.Option(
-            help="Prompts to measure on.",
-            min=1,
-            max=1 << 16,
-            show_default="chosen for the device",
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = None
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of a text prompt.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
-    ] = 64
-
-    def canvases(self, llm: LLM, max_tokens: int, *, num_on_cpu: int, num_on_gpu: int) -> list[Canvas]:
-        """The prompt part of each canvas, max_tokens to be appended.
-
-        Raises:
-            PromptError, ParameterError: the file holds no usable prompt, one is too long, or options contradict each
-                other.
-        """
-        if self.tasks and self.prompts is not None:
-            raise ParameterError("--tasks contradicts --prompts; leave one of them out")
-        num = self.num_prompts or (num_on_gpu if llm.device.type == "cuda" else num_on_cpu)
-        from surelock.eval.prompt_sets import check_room, task_canvases, text_canvases
-
-        if self.tasks:
-            found = task_canvases(llm, num, seed=0)
-        else:
-            found = text_canvases(llm, num, num_prompt_tokens=self.prompt_tokens, path=self.prompts)
-        check_room(found, max_tokens, llm.config.max_sequence_length)
-        return found
 
 
 @with_options
@@ -117,13 +54,13 @@ def theorem(
     json: JsonFlag = False,
 ) -> None:
     """Measure the constants of the paper's Theorem 1 and what its bound is worth, on runs without locks."""
-    rule = lock.lock_params()
+    rule = lock.lock_params(model)
     if rule is None:
-        raise ParameterError("--no-lock contradicts theorem, which asks what the rule would lock; leave it out")
+        raise ParameterError("--no-lock contradicts eval theorem, which asks what the rule would lock; leave it out")
     if not 0 < delta <= 1:
         raise ParameterError(f"--delta is {delta:g}; it must be above 0 and at most 1")
     further = _numbers("--thresholds", thresholds)
-    params = replace(sampling_params(max_tokens, sampling, lock), lock=None)
+    params = replace(sampling_params(max_tokens, sampling, lock, model), lock=None)
     if params.seed is None:
         params = replace(params, seed=0)
     if out is not None:
@@ -141,7 +78,7 @@ def theorem(
     from surelock.eval.theorem_text import theorem_markdown
     from surelock.eval.trace import trace_all
 
-    with measuring() as show:
+    with measuring_status() as show:
         runs = trace_all(
             DenseDecoder(llm.transformer),
             canvases,
@@ -151,7 +88,7 @@ def theorem(
         show("measuring")
         report = measure_theorem(runs, rule, thresholds=further, delta=delta, floor=floor_of(llm.dtype))
     facts = run_facts(llm) | {
-        "prompts": str(source.prompts or ("tasks" if source.tasks else "held-out text")),
+        "prompts": source.name,
         "max_tokens": max_tokens,
         "steps": params.steps or max_tokens,
         "block_length": params.block_length,
@@ -187,30 +124,6 @@ def theorem(
         write_json(content)
     else:
         standard_output().print(markdown, markup=False, highlight=False, soft_wrap=True)
-
-
-def run_facts(llm: LLM) -> dict[str, Any]:
-    """The command, the machine and the model of a result file."""
-    from surelock.environment import environment
-
-    return {
-        "command": shlex.join(["surelock", *sys.argv[1:]]),
-        "environment": environment(),
-        "model": llm.name,
-        "commit": llm.commit,
-        "dtype": str(llm.dtype).removeprefix("torch."),
-    }
-
-
-@contextmanager
-def measuring() -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being measured, on a terminal."""
-    console = standard_error()
-    if not can_animate(console):
-        yield lambda message: None
-        return
-    with console.status("starting") as status:
-        yield status.update
 
 
 def _numbers(option: str, text: str) -> list[float]:

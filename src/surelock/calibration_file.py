@@ -1,0 +1,161 @@
+"""The file `surelock calibrate` leaves for a model: where it is, what it may hold, and which weights it is for.
+
+It lies beside the model as surelock_calibration.json or, where that folder is read-only, in the user's cache under the
+weights' fingerprint. It comes with a model's folder, so it is read as data that anyone may have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from surelock.errors import ParameterError, shown
+
+FILE_NAME: Final = "surelock_calibration.json"
+FORMAT: Final = 1
+KEYS: Final = frozenset(
+    ("format", "lock", "model", "fingerprint", "risk", "decoding", "found", "command", "environment")
+)
+MAX_BYTES: Final = 1 << 20
+
+_EMBEDDED: Final = Path(__file__).resolve().parent / "embedded"
+# Of each weights file: its name, its size, and so many bytes at its start, in its middle and at its end.
+_SAMPLE_BYTES: Final = 1 << 16
+
+
+def model_folder(model: str | os.PathLike[str] | None) -> Path:
+    """The folder of a model given as a path; None is the embedded one.
+
+    Raises:
+        ParameterError: it is no folder.
+    """
+    folder = _EMBEDDED if model is None else Path(os.path.expanduser(model))
+    if not folder.is_dir():
+        raise ParameterError(f"model is {shown(str(model))}, not a folder; for a hub id pass LLM(...).folder")
+    return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of config.json and of samples of every *.safetensors file: tells models apart without reading them whole.
+
+    Raises:
+        ParameterError: there are no such files, or they cannot be read.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    try:
+        digest.update((folder / "config.json").read_bytes())
+        for path in weights:
+            size = path.stat().st_size
+            digest.update(f"\n{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(_SAMPLE_BYTES))
+    except OSError as error:
+        raise ParameterError(f"{folder} cannot be fingerprinted: {error.strerror} ({error.filename})") from None
+    if not weights:
+        raise ParameterError(f"{folder} has no *.safetensors file, so it is no model folder")
+    return digest.hexdigest()
+
+
+def places(folder: Path, print_of_weights: str) -> tuple[Path, Path]:
+    """Where the calibration of a model may be: beside it, and in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    root = Path(cache) if cache else Path(os.path.expanduser("~")) / ".cache"
+    return folder / FILE_NAME, root / "surelock" / "calibrations" / f"{print_of_weights[:32]}.json"
+
+
+def read_lock(
+    model: str | os.PathLike[str] | None, file: str | os.PathLike[str] | None, names: frozenset[str]
+) -> dict[str, Any]:
+    """The `LockParams` fields stored for a model; `names` are those there are.
+
+    Raises:
+        ParameterError: there is no calibration, it is malformed, or it is of other weights.
+    """
+    folder = model_folder(model)
+    expected = fingerprint(folder)
+    candidates = places(folder, expected) if file is None else (Path(file),)
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        what = "the embedded model" if model is None else shown(str(model))
+        where = candidates[0] if file is None else file
+        option = "" if model is None else f" --model {model}"
+        raise ParameterError(f"{what} has no calibration at {where}; make one: surelock calibrate{option}")
+    content = read_calibration(path)
+    if content.get("fingerprint") != expected:
+        raise ParameterError(
+            f"{path} was made for other weights than those in {folder}; run surelock calibrate again, with --out "
+            "elsewhere to keep this one"
+        )
+    lock = content.get("lock")
+    if not isinstance(lock, dict) or not lock.keys() <= names or "kl_threshold" not in lock:
+        raise ParameterError(f"lock in {path} is {shown(lock)}; run surelock calibrate again to replace the file")
+    return lock
+
+
+def read_calibration(path: Path) -> dict[str, Any]:
+    """What a calibration file holds; only its form is checked.
+
+    Raises:
+        ParameterError: it cannot be read, or is not of the form this version writes.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read: {error.strerror}") from None
+    if len(text) > MAX_BYTES:
+        raise ParameterError(f"{path} is larger than {MAX_BYTES} bytes, so it is no calibration; remove it")
+    try:
+        content = json.loads(text)
+    # Undecodable bytes, malformed JSON, and nesting deeper than the interpreter follows.
+    except (ValueError, RecursionError):
+        raise ParameterError(f"{path} is not JSON; remove it and run surelock calibrate again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ParameterError(
+            f"{path} is not a calibration of format {FORMAT}; remove it and run surelock calibrate again"
+        )
+    return content
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to overwrite what is not a calibration, or holds what this version does not write.
+
+    Raises:
+        ParameterError: it is, or does.
+    """
+    if not path.exists():
+        return
+    try:
+        unknown = read_calibration(path).keys() - KEYS
+    except ParameterError:
+        raise ParameterError(f"{path} exists and is not a calibration; remove it or give another --out") from None
+    if unknown:
+        raise ParameterError(
+            f"{path} holds {shown(sorted(unknown))}, which this version does not write and would lose; remove the file "
+            "or give another --out"
+        )
+
+
+def write_calibration(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        ParameterError: see `check_replaceable`.
+        OSError: it cannot be written.
+    """
+    assert content.keys() <= KEYS
+    check_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+"""`surelock calibrate`: the largest KL threshold whose risk can be bounded, stored for a model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from surelock.cli.loading import load_llm
+from surelock.cli.measuring import measuring_status
+from surelock.cli.options import (
+    OUTPUT_PANEL,
+    JsonFlag,
+    LockOptions,
+    ModelOptions,
+    SamplingOptions,
+    sampling_params,
+    with_options,
+)
+from surelock.cli.prompt_set import MEASURE_PANEL, PromptSetOptions, run_facts
+from surelock.cli.terminal import note, print_facts, standard_output
+from surelock.cli.watch import write_json
+from surelock.errors import ParameterError
+
+if TYPE_CHECKING:
+    from surelock.eval.calibration import CalibrationReport
+    from surelock.eval.calibration_run import CalibrationResult
+    from surelock.llm import LLM
+
+# Of them 120 are not held out, half as many again as the least that bounds a risk by 0.05 from any of three starts.
+QUICK_PROMPTS: Final = 180
+QUICK_TOKENS: Final = 16
+# On a CPU that takes minutes.
+CPU_PROMPTS: Final = 180
+GPU_PROMPTS: Final = 600
+
+
+@with_options
+def calibrate(
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    lock: LockOptions,
+    source: PromptSetOptions,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-n", help="Tokens to generate after each prompt.", min=1)
+    ] = 64,
+    delta: Annotated[
+        float,
+        typer.Option(help="Total variation from which a locked position has moved.", rich_help_panel=MEASURE_PANEL),
+    ] = 0.05,
+    alpha: Annotated[
+        float,
+        typer.Option(help="Highest share of locked positions that may have moved.", rich_help_panel=MEASURE_PANEL),
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option(help="With which that is promised.", rich_help_panel=MEASURE_PANEL)
+    ] = 0.95,
+    generated_only: Annotated[
+        bool,
+        typer.Option(
+            "--generated-only",
+            metavar="",
+            help="Leave prompt positions out of the risk; they are locked all the same.",
+            rich_help_panel=MEASURE_PANEL,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the calibration.",
+            show_default="surelock_calibration.json beside the model, else in the user's cache",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the table and the picture as well.", show_default=False, rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = None,
+    no_plots: Annotated[
+        bool, typer.Option("--no-plots", metavar="", help="Draw nothing.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            metavar="",
+            help=f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} tokens, {QUICK_TOKENS} generated, to see that it runs.",
+        ),
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Find the largest KL threshold with a bounded risk that a locked posterior moves afterwards, and store it.
+
+    `--calibrated` of the other commands and `LockParams.calibrated()` use what is stored. Exit code 1 if no threshold
+    passes: nothing is stored then.
+    """
+    for name in ("kl_threshold", "calibrated", "no_lock"):
+        if getattr(lock, name) not in (None, False):
+            option = f"--{name.replace('_', '-')}"
+            raise ParameterError(f"{option} contradicts calibrate, which finds the threshold; leave it out")
+    if quick:
+        max_tokens = QUICK_TOKENS
+        source = replace(source, num_prompts=source.num_prompts or QUICK_PROMPTS, prompt_tokens=QUICK_TOKENS)
+    params = sampling_params(max_tokens, sampling, lock, model)
+    rule = params.lock
+    assert rule is not None
+    if report is not None:
+        # Late, like all that brings torch.
+        from surelock.eval.figure import check_plots
+        from surelock.eval.result_files import check_folder
+
+        check_folder(report)
+        if not no_plots:
+            check_plots()
+    from surelock.eval.calibration_run import Risk, calibration_content, calibration_facts, run_calibration
+
+    risk = Risk(delta=delta, alpha=alpha, confidence=confidence, generated_only=generated_only)
+    llm = load_llm(model)
+    path = _place(llm, out)
+    canvases = source.canvases(llm, max_tokens, num_on_cpu=CPU_PROMPTS, num_on_gpu=GPU_PROMPTS)
+    with measuring_status() as show:
+        result = run_calibration(llm, canvases, params, rule, risk, progress=show)
+    found = result.report
+    facts = run_facts(llm) | calibration_facts(llm, params, risk, found, source.name)
+    table = {"kl_threshold": found.kl_threshold, "locked_run": result.locked_run, "table": found.table}
+    if report is not None:
+        _write_report(report, found, facts | table, plots=not no_plots)
+    if found.kl_threshold is None:
+        if json:
+            write_json(facts | table)
+        note(f"{_why_none(found)}; nothing was stored. Raise --delta or --alpha.")
+        raise typer.Exit(1)
+    content = calibration_content(llm, rule, result, facts)
+    _store(path, content)
+    if json:
+        write_json(facts | content | table)
+    else:
+        print_facts(standard_output(), _rows(result, path))
+
+
+def _place(llm: LLM, out: Path | None) -> Path:
+    """Where the file will be; refused now if what is there must not be lost."""
+    from surelock.calibration_file import check_replaceable, fingerprint, places
+
+    beside, cached = places(llm.folder, fingerprint(llm.folder))
+    path = out or beside
+    if out is None and not os.access(llm.folder, os.W_OK):
+        note(f"{llm.folder} is read-only: the calibration goes to {cached}")
+        path = cached
+    check_replaceable(path)
+    return path
+
+
+def _store(path: Path, content: dict[str, Any]) -> None:
+    from surelock.calibration_file import write_calibration
+
+    try:
+        write_calibration(path, content)
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written: {error.strerror}; give another place with --out") from None
+    note(f"wrote {path}")
+
+
+def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any], *, plots: bool) -> None:
+    from surelock.eval.result_files import write_results
+
+    method = (
+        f"Risk: total variation above {found.delta:g} between the posterior at the lock and the last one, of a random "
+        f"locked position of a random sequence; bounded by {found.alpha:g} with confidence {found.confidence:g} "
+        f"(Learn-then-Test, Clopper-Pearson). Threshold found: {found.kl_threshold}."
+    )
+    rest = {name: value for name, value in facts.items() if name != "table"}
+    paths = write_results(folder, "calibration", title="Calibration", facts=rest | {"method": method}, rows=found.table)
+    if plots:
+        from surelock.eval.calibration_plot import draw_calibration
+        from surelock.eval.figure import image
+
+        figure = draw_calibration(found, f"Calibration: {facts['model']}, {facts['risk']['prompts']}")
+        for suffix in ("png", "svg"):
+            path = folder / f"calibration.{suffix}"
+            path.write_bytes(image(figure, suffix))
+            paths.append(path)
+    for path in paths:
+        note(f"wrote {path}")
+
+
+def _why_none(found: CalibrationReport) -> str:
+    tested = [row for row in found.table if row["upper_bound"] is not None]
+    if not tested:
+        return "too few prompts lock anything at any threshold"
+    least = min(tested, key=lambda row: float(row["upper_bound"]))
+    return (
+        f"no threshold has a risk of at most {found.alpha:g}: at best, at {least['kl_threshold']:g}, "
+        f"{least['violations']} of {least['sequences']} drawn positions moved, which bounds it by "
+        f"{least['upper_bound']:.3f}"
+    )
+
+
+def _rows(result: CalibrationResult, path: Path) -> list[tuple[str, Any]]:
+    found, locked = result.report, result.locked_run
+    chosen = found.chosen
+    assert chosen is not None
+    assert locked is not None
+    promise = f"risk at most {found.alpha:g} with confidence {found.confidence:g}; moved: TV above {found.delta:g}"
+    drawn = f"{chosen['violations']} of {chosen['sequences']} drawn positions moved"
+    return [
+        ("KL threshold", f"{found.kl_threshold:g} nats"),
+        ("promise", promise),
+        ("calibration", f"{drawn}: risk at most {chosen['upper_bound']:.4f}"),
+        ("held out", f"{_share(chosen['held_out_rate'])}, over {chosen['held_out_sequences']} sequences"),
+        ("in a locked run", f"{_share(locked['rate'])}, over {locked['sequences']} sequences"),
+        ("rows computed", f"{locked['active_ratio']:.1%}; {locked['locked_share']:.1%} of the positions lock"),
+        ("stored in", str(path)),
+    ]
+
+
+def _share(rate: float | None) -> str:
+    return "nothing locks" if rate is None else f"{rate:.2%} of the locked positions moved"
