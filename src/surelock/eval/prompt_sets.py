@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from surelock.errors import PromptError, TokenizerError
 from surelock.eval.dense import Canvas
-from surelock.eval.tasks import LEVELS, TASKS, make_problem
+from surelock.eval.task_eval import evaluation_problems
+from surelock.eval.tasks import TASKS
 from surelock.eval.text import load_text
 from surelock.llm import LLM
 
@@ -30,17 +31,15 @@ def text_canvases(llm: LLM, num: int, *, num_prompt_tokens: int, path: Path | No
 
 
 def task_canvases(llm: LLM, num: int, *, seed: int) -> list[Canvas]:
-    """num test problems, one of each task and level in turn, as chat turns.
+    """num different test problems as chat turns, the tasks in turn; fewer if there are no more.
 
     Raises:
         TokenizerError: the model has no chat template.
     """
-    rng = random.Random(seed)
-    names = tuple(TASKS)
-    problems = [
-        make_problem(rng, names[index % len(names)], LEVELS[index % len(LEVELS)], "test") for index in range(num)
-    ]
-    return [llm.encode_chat([{"role": "user", "content": problem.question}]) for problem in problems]
+    problems = evaluation_problems(tuple(TASKS), num_per_task=-(-num // len(TASKS)), seed=seed)
+    by_task = [[problem for problem in problems if problem.task == task] for task in TASKS]
+    in_turn = [problem for each in zip_longest(*by_task) for problem in each if problem is not None]
+    return [llm.encode_chat([{"role": "user", "content": problem.question}]) for problem in in_turn[:num]]
 
 
 def check_room(canvases: Sequence[Canvas], max_tokens: int, limit: int) -> None:
