@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from surelock.eval.locked_rows import joined, locked_rows
 from surelock.eval.theorem import (
     LIPSCHITZ,
     averaged,
     by_age,
     by_uncertainty,
     geometric_tv_bound,
-    joined,
     lipschitz_ratios,
-    locked_rows,
     measure_theorem,
     summarise,
 )

@@ -17,24 +17,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from surelock.decoding.canvas import Mask
-from surelock.decoding.locking.kl import KLRule
 from surelock.decoding.noise import Purpose, row_key
-from surelock.decoding.protocols import GateScopeCode, LockNumbers, LockView, Proposal, Scores
+from surelock.decoding.protocols import Proposal
 from surelock.decoding.schedule import Schedule, plan
 from surelock.decoding.unmasking import POLICIES
 from surelock.errors import NonFiniteLogitsError, ParameterError
+from surelock.eval.dense_forward import DenseForward
+from surelock.eval.dense_rule import lock_by_kl, lock_numbers
 from surelock.eval.dense_state import (
     DenseState,
     DenseStep,
     KeysValues,
-    KLState,
     KVDrift,
     Record,
     Recorder,
@@ -44,10 +43,9 @@ from surelock.eval.dense_state import (
     record,
 )
 from surelock.models.transformer import Transformer
-from surelock.ops.head_logits import head_logits_float32
 from surelock.ops.step_kl import kl_from_logits
 from surelock.ops.token_stats import token_stats
-from surelock.params import LockParams, SamplingParams
+from surelock.params import SamplingParams
 
 __all__ = [
     "DenseDecoder",
@@ -169,7 +167,13 @@ class DenseDecoder:
         seeds = torch.tensor(start.seeds, device=device)
         lock = None if rule is not None or params.lock is None or params.lock.is_never else params.lock
         numbers = None if lock is None else lock_numbers(lock, len(tokens), device)
-        forward = _Forward(self, given if params.cfg_scale > 0 else None, params.cfg_scale)
+        forward = DenseForward(
+            self.model,
+            given=given if params.cfg_scale > 0 else None,
+            cfg_scale=params.cfg_scale,
+            with_drift=self.measure_drift,
+            with_keys_values=self.keep_keys_values,
+        )
         masked, nothing = ~given, torch.zeros_like(given)
         locked, computed = nothing, nothing
         locked_at = torch.zeros(tokens.shape, dtype=torch.int32, device=device)
@@ -315,91 +319,6 @@ def _checked(
     return _Start(canvases, each, plan(params, num_prompt, num_gaps))
 
 
-class _Forward:
-    """The model over all positions of all canvases, and the keys and values that are frozen."""
-
-    def __init__(self, decoder: DenseDecoder, given: Mask | None, cfg_scale: float) -> None:
-        self._decoder = decoder
-        self._given = given
-        self._cfg_scale = cfg_scale
-        self._kept: list[tuple[Tensor, Tensor]] = []
-        self._fresh: list[tuple[Tensor, Tensor]] = []
-        self._rotation: Any = None
-
-    @torch.no_grad()
-    def __call__(
-        self, tokens: Tensor, locked: Mask, refreshed: Mask
-    ) -> tuple[Tensor, Tensor, KVDrift | None, tuple[KeysValues, ...] | None]:
-        """Hidden rows [B, N, d] and logits float32 [B, N, V] of tokens [B, N], and what was asked to be measured."""
-        model, (num, length) = self._decoder.model, tokens.shape
-        if self._given is not None:
-            mask_id = model.config.mask_token_id
-            tokens = torch.cat((tokens, torch.where(self._given, mask_id, tokens)))
-            locked, refreshed = locked.repeat(2, 1), refreshed.repeat(2, 1)
-        if self._rotation is None:
-            self._rotation = model.rotation(torch.arange(length, device=model.device).repeat(len(tokens)))
-        # [B, N, 1, 1]
-        frozen = (locked & ~refreshed)[:, :, None, None]
-        x = model.embed(tokens.flatten())
-        drifts, kept, fresh, seen = [], [], [], []
-        for index, layer in enumerate(model.layers):
-            q, k, v = (part.reshape(*tokens.shape, *part.shape[1:]) for part in layer.project(x, self._rotation))  # type: ignore[operator]
-            if self._kept:
-                old_keys, old_values = self._kept[index]
-                keys, values = torch.where(frozen, old_keys, k), torch.where(frozen, old_values, v)
-            else:
-                keys, values = k, v
-            if self._decoder.measure_drift:
-                drifts.append(self._drift(index, k[:num], v[:num], locked[:num]))
-                fresh.append((k, v))
-            if self._decoder.keep_keys_values:
-                seen.append(KeysValues(keys[:num], values[:num], k[:num], v[:num]))
-            kept.append((keys, values))
-            x = layer.finish(x, _attend(q, keys, values).flatten(0, 1))  # type: ignore[operator]
-        self._kept, self._fresh = kept, fresh
-        hidden = model.norm(x).view(*tokens.shape, -1)
-        logits = head_logits_float32(hidden.flatten(0, 1), model.lm_head).view(*tokens.shape, -1)
-        if self._given is not None:
-            hidden, logits = self._guided(hidden), self._guided(logits)
-        drift = KVDrift(*(torch.stack(of_layers) for of_layers in zip(*drifts, strict=True))) if drifts else None
-        return hidden, logits, drift, tuple(seen) or None
-
-    def _guided(self, of_streams: Tensor) -> Tensor:
-        conditional, unconditional = of_streams.chunk(2)
-        return unconditional + (self._cfg_scale + 1) * (conditional - unconditional)
-
-    def _drift(self, index: int, k: Tensor, v: Tensor, locked: Mask) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The four tensors of `KVDrift` for one layer, [B, N] each."""
-        unknown = torch.full(locked.shape, torch.nan, device=locked.device)
-        if not self._fresh:
-            return unknown, unknown, unknown, unknown
-        num = len(locked)
-        (k_before, v_before), (k_kept, v_kept) = self._fresh[index], self._kept[index]
-        keys, values = _relative(k, k_kept[:num]), _relative(v, v_kept[:num])
-        return (
-            _relative(k, k_before[:num]),
-            _relative(v, v_before[:num]),
-            torch.where(locked, keys, torch.nan),
-            torch.where(locked, values, torch.nan),
-        )
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Everybody to everybody: q [B, N, H, D], k and v [B, N, H_kv, D] -> [B, N, H, D]."""
-    groups = q.shape[2] // k.shape[2]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
-
-
-def _relative(now: Tensor, then: Tensor) -> Tensor:
-    """||now - then|| / ||then|| of [B, N, heads, D], float32 [B, N]."""
-    before = then.float().flatten(2)
-    norm = before.norm(dim=2).clamp_min(torch.finfo(torch.float32).tiny)
-    moved: Tensor = (now.float().flatten(2) - before).norm(dim=2) / norm
-    return moved
-
-
 def _moved(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
     """KL(p_t || p_{t-1}) and 1 - max p_t, float32 [B, N], from logits [B, N, V]."""
     rows = logits.flatten(0, 1)
@@ -410,32 +329,3 @@ def _moved(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
     ]
     kl, uncertainty = (torch.cat(of_parts).view(logits.shape[:2]) for of_parts in zip(*parts, strict=True))
     return (torch.full_like(kl, torch.inf) if previous is None else kl), uncertainty
-
-
-def lock_by_kl(state: KLState, numbers: LockNumbers) -> Mask:
-    """Positions [B, N] that the engine's own rule locks."""
-    candidates = state.candidates & (state.age >= numbers.min_visible_steps.unsqueeze(1))
-    step = torch.full((len(candidates),), state.step, device=candidates.device)
-    view = LockView(candidates, ~state.locked, state.age, state.given, step)
-    return KLRule().evaluate(view, numbers, lambda where: Scores(state.kl, state.uncertainty)).locked
-
-
-def lock_numbers(lock: LockParams, num: int, device: torch.device) -> LockNumbers:
-    """What `lock_by_kl` asks for: the same numbers for each of num canvases."""
-
-    def real(value: float) -> Tensor:
-        return torch.full((num,), value, dtype=torch.float64, device=device)
-
-    def integer(value: int) -> Tensor:
-        return torch.full((num,), value, dtype=torch.int64, device=device)
-
-    percentile = lock.confidence_percentile
-    return LockNumbers(
-        kl_threshold=real(lock.kl_threshold),
-        percentile=real(torch.nan if percentile is None else percentile),
-        gate_scope=integer(GateScopeCode[lock.gate_scope.upper()]),
-        min_visible_steps=integer(lock.min_visible_steps),
-        kl_both_visible=integer(lock.kl_both_visible) != 0,
-        prompt_lock_step=integer(lock.prompt_lock_step or 0),
-        has_gate=percentile is not None,
-    )

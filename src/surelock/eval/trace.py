@@ -13,7 +13,8 @@ from torch import Tensor
 
 from surelock.decoding.canvas import Mask
 from surelock.errors import ParameterError
-from surelock.eval.dense import PART_ROWS, Canvas, DenseDecoder, Recorder, group_canvases, lock_by_kl, lock_numbers
+from surelock.eval.dense import PART_ROWS, Canvas, DenseDecoder, Recorder, group_canvases
+from surelock.eval.dense_rule import lock_by_kl, lock_numbers
 from surelock.ops.head_logits import Head, head_logits_float32
 from surelock.params import LockParams, SamplingParams
 
