@@ -84,7 +84,8 @@ def test_plain_rows() -> None:
 
 
 def test_openai_rows() -> None:
-    task = task_of(completion(model="any", n=1, stream=False, top_p=1.0, user="u", logprobs=None))
+    nothing = {"top_k": -1, "min_p": 0, "prediction": {"type": "content"}, "parallel_tool_calls": True, "functions": []}
+    task = task_of(completion(model="any", n=1, stream=False, top_p=1.0, user="u", logprobs=None, **nothing))
     assert (task.form, task.name, task.prompt) == ("completion", "a", "x")
     assert (task.suffix, task_of(completion(suffix="end")).suffix) == (None, "end")
     assert task_of(completion(prompt=[1, 2])).prompt == {"prompt_token_ids": [1, 2]}
@@ -124,6 +125,9 @@ def test_openai_rows() -> None:
         (completion(prompt=["a", "b"]), "one prompt for each row"),
         (completion(n=2), "n is 2"),
         (completion(stream=True), "stream is True"),
+        (completion(n=True), "n is True"),
+        (completion(logprobs=0), "logprobs is 0"),
+        (completion(top_k=5), "top_k is 5"),
         (completion(logit_bias={"5": 1}), "logit_bias is"),
         (completion(suffix=5), "suffix is 5"),
         (completion(suffix="end", prompt=[1]), "suffix stands beside a prompt that is a string"),

@@ -5,34 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from surelock.batch.parameters import PARAMETERS, sampling_params, suggestion
+from surelock.batch.parameters import PARAMETERS, sampling_params
 from surelock.batch.row import Row
 from surelock.batch.task import Defaults, Form, Task, check_name
 from surelock.errors import ParameterError, PromptError, shown
+from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
 from surelock.prompts import TOKEN_IDS_KEY, Prompt
 
 FORM_OF_URL: Final[Mapping[str, Form]] = {"/v1/completions": "completion", "/v1/chat/completions": "chat"}
 
-# Names that say nothing about the answer. One model is loaded, whatever `model` says.
-_IGNORED: Final = frozenset(
-    {"model", "user", "metadata", "store", "service_tier", "stream_options", "safety_identifier"}
-)
-# Parameters that have no meaning here, with the values that ask for nothing.
+# One model is loaded, whatever `model` says, and a row has no stream.
+_IGNORED: Final = IGNORED | {"model", "stream_options"}
+# A row has one answer, whole, without probabilities.
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
+    **NEUTRAL,
     "n": (1,),
-    "best_of": (1,),
     "stream": (False,),
-    "echo": (False,),
     "logprobs": (False,),
     "top_logprobs": (0,),
-    "top_p": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (False, True),
-    "response_format": ({"type": "text"},),
 }
 
 
@@ -88,7 +78,7 @@ def _parameters(body: Mapping[str, Any], form: Form, url: str) -> dict[str, Any]
         elif name not in _NEUTRAL:
             hint = suggestion(name, (*PARAMETERS, content))
             raise ParameterError(f"{shown(name)} is not a parameter of {url} here{hint}")
-        elif value not in _NEUTRAL[name]:
+        elif not asks_for_nothing(value, _NEUTRAL[name]):
             raise ParameterError(
                 f"{name} is {shown(value)}, which a masked diffusion model's row has no use for here: leave it out"
             )

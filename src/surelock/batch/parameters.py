@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from typing import Any, Final
 
 from surelock.errors import ParameterError, shown
+from surelock.openai_fields import suggestion
 from surelock.params import LockParams, SamplingParams
 
 # `allow_mask` exists for parity tests only.
@@ -32,12 +32,6 @@ def sampling_params(given: Mapping[str, Any], defaults: SamplingParams, *, seed:
     if "lock" in values:
         values["lock"] = _lock_params(values["lock"], defaults.lock)
     return replace(defaults, **values)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The known name closest to a misspelt one as `; did you mean ...?`, or nothing."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.8)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _lock_params(value: object, default: LockParams | None) -> LockParams | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from surelock.batch.parameters import PARAMETERS, sampling_params, suggestion
+from surelock.batch.parameters import PARAMETERS, sampling_params
 from surelock.batch.row import Row
 from surelock.batch.task import Defaults, Task, check_name
 from surelock.errors import ParameterError, PromptError, shown
+from surelock.openai_fields import suggestion
 from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY
 
 _MESSAGES: Final = "messages"
+# Other columns are welcome, so only one that is almost a parameter is refused.
+_ALIKE: Final = 0.8
 
 
 def read_plain_row(row: Row, defaults: Defaults) -> Task:
@@ -30,7 +33,7 @@ def read_plain_row(row: Row, defaults: Defaults) -> Task:
         )
     known = {column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY, "custom_id", *PARAMETERS}
     for key in values:
-        if key not in known and (hint := suggestion(key, PARAMETERS)):
+        if key not in known and (hint := suggestion(key, PARAMETERS, cutoff=_ALIKE)):
             raise ParameterError(f"the row has the column {shown(key)}{hint} Rename it")
     given = {key: value for key, value in values.items() if key in PARAMETERS and key != column}
     params = sampling_params(given, defaults.params, seed=row.seed(defaults.seed))

@@ -1,6 +1,6 @@
 """The rule for fields that a request model does not have.
 
-1. Fields of OpenAI's interface that could not change the answer are accepted and ignored (`IGNORED`).
+1. Fields that could not change the answer are accepted and ignored (`IGNORED` of `openai_fields`).
 2. Fields that would change it and have no meaning here are accepted at the value that asks for nothing, and refused at
    any other (`NEUTRAL`).
 3. Every other field is refused, with a suggestion if it looks like a misspelling.
@@ -8,60 +8,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from surelock.errors import shown
+from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
 from surelock.server.errors import ApiError
 from surelock.server.schemas import LockFields, StreamOptions
-
-IGNORED: Final = frozenset(
-    {
-        "metadata",
-        "no_stop_trim",
-        "parallel_tool_calls",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "skip_special_tokens",
-        "store",
-        "user",
-        "verbosity",
-    }
-)
-# Each with the values that ask for nothing. null always does.
-NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
-    "audio": (),
-    "best_of": (1,),
-    "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "return_hidden_states": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_k": (-1, 0),
-    "top_p": (1,),
-    "web_search_options": (),
-}
-
 
 _NESTED: Final[Mapping[str, type[BaseModel]]] = {"lock": LockFields, "stream_options": StreamOptions}
 
@@ -87,10 +42,7 @@ def check_fields(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, 
 
 
 def _check_neutral(name: str, given: object) -> None:
-    # True is equal to 1, and is no number.
-    if given is None or any(
-        given == value and isinstance(given, bool) == isinstance(value, bool) for value in NEUTRAL[name]
-    ):
+    if asks_for_nothing(given, NEUTRAL[name]):
         return
     raise ApiError(
         400,
@@ -101,6 +53,5 @@ def _check_neutral(name: str, given: object) -> None:
 
 
 def _unknown(model: type[BaseModel], name: str) -> ApiError:
-    near = difflib.get_close_matches(name[:64], [*model.model_fields, *NEUTRAL, *IGNORED], n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; leave it out"
+    hint = suggestion(name, [*model.model_fields, *NEUTRAL, *IGNORED]) or "; leave it out"
     return ApiError(400, "unknown_parameter", f"{shown(name)} is no parameter of this request{hint}", name[:64])
