@@ -7,12 +7,8 @@ and a record that comes twice counts once.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
-import signal
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +23,8 @@ from surelock.batch.span import Span, spans_of
 from surelock.batch.task import Defaults
 from surelock.batch.work import Done, Work, Worker
 from surelock.config import EngineConfig
-from surelock.errors import JobError, ParameterError, shown_error
+from surelock.errors import JobError, shown_error
+from surelock.ray_cluster import connected, import_ray
 
 # Of a span: what a lost actor loses, and enough for a batch to stay full most of the time.
 MAX_ROWS_PER_SPAN: Final = 256
@@ -82,14 +79,12 @@ def ray_worker(model: Mapping[str, Any], *, max_batch_size: int, num_actors: int
     Raises:
         ParameterError: Ray is not installed.
     """
-    try:
-        ray, data = importlib.import_module("ray"), importlib.import_module("ray.data")
-    except ImportError:
-        raise ParameterError("--ray needs Ray: pip install 'surelock[ray]'") from None
+    ray, data = import_ray("ray.data")
 
     def work_through(work: Work) -> Generator[Done, None, None]:
         options = ActorOptions(work.scan.path.resolve(), model, max_batch_size, work.defaults)
-        with _connected(ray):
+        with connected(ray):
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
             num_gpus = int(ray.cluster_resources().get("GPU", 0)) if model.get("device") != "cpu" else 0
             size = num_actors or max(1, num_gpus)
             num_rows = -(-work.journal.num_left // (SPANS_PER_ACTOR * size))
@@ -118,21 +113,3 @@ def _done(result: Mapping[str, Any]) -> Done:
     record = decode(bytes(result["record"]))
     assert record is not None
     return Done(orjson.loads(bytes(result["model"])), [record])
-
-
-@contextmanager
-def _connected(ray: Any) -> Iterator[None]:
-    """Use the cluster this process has, or connect to one and leave it at the end."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray puts its own in its place.
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        signal.signal(signal.SIGTERM, handler)
-        yield
-    finally:
-        ray.shutdown()
