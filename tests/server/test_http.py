@@ -15,12 +15,14 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from surelock import LLM
 from surelock.errors import ParameterError
-from surelock.server.guard import host_name
+from surelock.server.guard import QUEUED, host_name
 from surelock.server.protocol import guarded_protocol
+from surelock.server.routes import generating_routes
 from surelock.server.settings import ServerSettings
 from tests.server.faulty_engine import FaultyEngine
 from tests.server.running import Running, running, until
@@ -92,6 +94,10 @@ def test_case_24_every_route_but_the_probes_wants_a_key(keyed: Running) -> None:
             envelope(got, 401, "invalid_api_key")
             assert got.headers["www-authenticate"] == "Bearer"
     assert PROBES | {"/metrics", "/infill", "/v1/completions", "/tokenize", "/v1/models", "/openapi.json"} <= seen
+
+
+def test_what_is_refused_before_it_is_routed_is_what_generates(keyed: Running) -> None:
+    assert {route.path for route in generating_routes(keyed.service).routes if isinstance(route, APIRoute)} == QUEUED
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,14 +107,13 @@ def serve(
 
         torch.set_num_threads(threads)
 
+    from surelock.server.log import log_to_stderr
     from surelock.server.prepare import tokenizer_of
     from surelock.server.run import serve as run_server
     from surelock.server.service import Service
 
     tokenizer_of(llm)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Its own lines repeat ours.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    log_to_stderr()
     service = Service(llm, settings)
     raise typer.Exit(run_server(service, listener))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections import Counter
@@ -15,6 +16,8 @@ from surelock.server.metrics import Metrics
 # Weight of the newest request in the mean duration.
 _WEIGHT: Final = 0.1
 _MAX_RETRY_SECONDS: Final = 60
+# A body that is on its way holds a place for so long; whoever sends slowly must not keep others out.
+_COMING_SECONDS: Final = 1.0
 
 
 class Admission:
@@ -32,6 +35,7 @@ class Admission:
         self._max_per_key = max_per_key
         self._metrics = metrics
         self._by_key: Counter[str] = Counter()
+        self._coming: dict[object, str] = {}
         self._mean_seconds = 1.0
         self.is_draining = False
 
@@ -48,12 +52,35 @@ class Admission:
         """
         if self.is_draining:
             raise self._refused(503, "draining", "the server is shutting down: send the request to another one")
-        if self.num_admitted + num > self._limit:
-            raise self._refused(503, "queue_full", f"{self.num_admitted} of {self._limit} places are taken: try later")
-        if self._max_per_key is not None and self._by_key[key] + num > self._max_per_key:
+        num_taken = self.num_admitted + len(self._coming)
+        if num_taken + num > self._limit:
+            raise self._refused(503, "queue_full", f"{num_taken} of {self._limit} places are taken: try later")
+        if self._max_per_key is None:
+            return
+        num_of_key = self._by_key[key] + sum(other == key for other in self._coming.values())
+        if num_of_key + num > self._max_per_key:
             raise self._refused(
-                429, "too_many_requests", f"this key has {self._by_key[key]} of {self._max_per_key} places: try later"
+                429, "too_many_requests", f"this key has {num_of_key} of {self._max_per_key} places: try later"
             )
+
+    @contextmanager
+    def coming(self, key: str) -> Iterator[None]:
+        """Take a place while a body is read, but not for longer than a second.
+
+        Without it all that arrive in a rush would find the last place free, and be refused only after their bodies.
+
+        Raises:
+            ApiError: see `check`.
+        """
+        self.check(1, key)
+        place = object()
+        self._coming[place] = key
+        timer = asyncio.get_running_loop().call_later(_COMING_SECONDS, self._coming.pop, place, None)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._coming.pop(place, None)
 
     @contextmanager
     def admitted(self, num: int, key: str) -> Iterator[None]:

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from surelock.server.errors import ApiError, internal_error
 from surelock.server.guard import Guard
@@ -31,8 +30,8 @@ from surelock.server.service import Service
 from surelock.server.tokens import token_routes
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The application of one service, which starts and stops with it."""
+def create_app(service: Service, *, adds_request_id: bool = True) -> Guard:
+    """The application of one service, which starts and stops with it. For adds_request_id see `Guard`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -67,7 +66,7 @@ def create_app(service: Service) -> ASGIApp:
     ]
     set_document(app, models)
     app.router.routes += page_routes()
-    return Guard(app, service)
+    return Guard(app, service, adds_request_id=adds_request_id)
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

@@ -21,6 +21,8 @@ from surelock.server.page_files import page_files
 from surelock.server.service import Service
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/health"})
+# What is refused before it is routed when the queue is full; the others do not take a place in it.
+QUEUED: Final = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/fim/completions", "/infill"})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY: Final = "surelock.key"
 _log = logging.getLogger("surelock.server")
@@ -32,11 +34,13 @@ class Guard:
     Args:
         app: the application.
         service: whose settings hold the keys, the host names and the limits.
+        adds_request_id: name the request in the answer; a proxy in front may do so already.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, *, adds_request_id: bool = True) -> None:
+        self.service = service
         self._app = app
-        self._service = service
+        self._adds_request_id = adds_request_id
         self._settings = service.settings
         self._keys = [sha256(key.encode()).digest() for key in service.settings.api_keys]
         self._host_names = service.settings.host_names
@@ -58,20 +62,21 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"x-request-id", request_id.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                added = [(b"x-request-id", request_id.encode())] if self._adds_request_id else []
+                message["headers"] = [*message.get("headers", []), *added, (b"x-content-type-options", b"nosniff")]
             await send(message)
 
         try:
             self._check(scope)
+            if scope["method"] == "POST" and is_one_of(QUEUED, scope):
+                self.service.admission.check(1, key_of(scope))
             await self._app(scope, receive, send_noted)
         except ApiError as error:
             await respond(send_noted, error)
         except asyncio.CancelledError:
-            # The server stops and waits no longer.
+            # The server stops and waits no longer; or the client has gone, and who passes its request on says so.
+            if not self.service.admission.is_draining:
+                self.service.metrics.aborts.labels("disconnect").inc()
             if not status:
                 await respond(send_noted, ApiError(503, "draining", "the server is shutting down"))
         except Exception as error:
@@ -80,7 +85,7 @@ class Guard:
             if not status:
                 await respond(send_noted, internal_error())
         finally:
-            self._service.metrics.requests.labels(str(status)).inc()
+            self.service.metrics.requests.labels(str(status)).inc()
             method, path = known_method(scope["method"]), _route_of(scope)
             milliseconds = (time.monotonic() - started) * 1000
             _log.info("%s %s %s %.1f ms id=%s", method, path, status, milliseconds, request_id)
@@ -158,5 +163,7 @@ async def respond(send: Send, error: ApiError) -> None:
 
 def _route_of(scope: Scope) -> str:
     """The path of the route that was found, which is ours, not the path that was asked for."""
+    if is_one_of(QUEUED, scope):
+        return str(scope["path"])
     path: str = getattr(scope.get("route"), "path", "-")
     return path

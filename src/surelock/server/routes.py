@@ -68,10 +68,8 @@ async def generate(
     """
     arrived = time.monotonic()
     key = key_of(http.scope)
-    # Before anything is waited for: in a rush the body comes a while after the headers.
-    service.admission.check(1, key)
-    body = await read_body(http, service.settings)
-    service.admission.check(1, key)
+    with service.admission.coming(key):
+        body = await read_body(http, service.settings)
     request = validate(model, parse_json(body))
     service.check_model(request.model)
     num = num_choices(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import uvicorn
 
 from surelock.errors import ParameterError
 from surelock.server.app import create_app
+from surelock.server.log import flush_log
 from surelock.server.protocol import guarded_protocol
 from surelock.server.service import Service
 from surelock.server.settings import ServerSettings
@@ -42,7 +44,8 @@ class Server(uvicorn.Server):
             port=settings.port,
             http=guarded_protocol(settings),
             ws="none",
-            loop="asyncio",
+            # uvloop where it is installed.
+            loop="auto",
             lifespan="on",
             log_config=None,
             access_log=False,
@@ -72,6 +75,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the second ends the process."""
         if self._drain_until is not None or not self.started:
+            flush_log()
             # Nothing of the engine is worth waiting for: a step can take long.
             os._exit(128 + sig)
         self._service.admission.is_draining = True
@@ -80,6 +84,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Every 0.1 s: whether to stop."""
+        flush_log()
         if self._service.silence > self._service.settings.hang_timeout:
             _log.critical("the engine has not moved for %.0f s; giving up", self._service.silence)
             # Its thread cannot be ended, and would keep the process from ending.
@@ -120,10 +125,18 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def serve(service: Service, listener: socket.socket) -> int:
-    """Serve until a signal; returns the exit code."""
+def answer_promptly() -> None:
+    """Set the interpreter up for a process whose event loop shares it with an engine. Once everything is loaded."""
     # The event loop lets go of Python's lock at every write to a socket; the engine's thread gives it back after this.
     sys.setswitchinterval(SWITCH_SECONDS)
+    # Going through the objects of all libraries stops every thread for 0.2 s, and they are never garbage.
+    gc.collect()
+    gc.freeze()
+
+
+def serve(service: Service, listener: socket.socket) -> int:
+    """Serve until a signal; returns the exit code."""
+    answer_promptly()
     server = Server(service)
     server.run(sockets=[listener])
     return server.exit_code
