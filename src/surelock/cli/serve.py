@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
@@ -15,6 +16,7 @@ from surelock.errors import ParameterError
 
 SERVER_PANEL: Final = "Server"
 LIMITS_PANEL: Final = "Limits"
+RAY_PANEL: Final = "Ray"
 KEY_VARIABLE: Final = "SURELOCK_API_KEY"
 NEEDED: Final = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -71,6 +73,22 @@ def serve(
     drain_timeout: Annotated[
         float, typer.Option(help="Seconds running requests get after SIGTERM.", rich_help_panel=LIMITS_PANEL)
     ] = 60.0,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", metavar="", help="Serve with replicas of the model behind Ray Serve.", rich_help_panel=RAY_PANEL
+        ),
+    ] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Replicas.", show_default="one for each GPU", rich_help_panel=RAY_PANEL),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A cluster: auto, local or HOST:PORT.", show_default="RAY_ADDRESS, or local", rich_help_panel=RAY_PANEL
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
 
@@ -80,6 +98,9 @@ def serve(
     if missing:
         raise ParameterError(f"serve needs {missing[0]}, which is not installed: pip install 'surelock[serve]'")
 
+    if not ray and (replicas is not None or ray_address is not None):
+        name = "--replicas" if replicas is not None else "--ray-address"
+        raise ParameterError(f"{name} has no effect without --ray: add it, or leave {name} out")
     from surelock.server.settings import ServerSettings
 
     # Before the model is loaded, which takes longer than reading a mistake.
@@ -99,8 +120,17 @@ def serve(
     from surelock.config import EngineConfig
     from surelock.server.run import bind
 
-    listener = bind(settings)
     engine_config = EngineConfig(max_batch_size=max_batch_size)
+    if ray:
+        from surelock.server.log import log_to_stderr
+        from surelock.server.replica import ReplicaOptions
+        from surelock.server.replicas import serve_on_ray
+
+        log_to_stderr(batched=False)
+        chosen = asdict(model) | {"offline": True if model.offline else None}
+        options = ReplicaOptions(chosen, engine_config, settings, threads)
+        raise typer.Exit(serve_on_ray(options, num_replicas=replicas, address=ray_address))
+    listener = bind(settings)
     llm = load_llm(model, engine_config)
     if threads is not None:
         import torch

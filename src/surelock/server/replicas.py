@@ -1,0 +1,174 @@
+"""`serve_on_ray`: replicas of the server behind Ray Serve, which routes, restarts and stops them.
+
+Every replica is the whole application with an engine of its own; nothing is scheduled here. This process starts them,
+waits for a signal, and ends them in order.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+from surelock.errors import EngineError, ParameterError, shown_error
+from surelock.ray_cluster import connected, import_ray
+from surelock.server.replica import Replica, ReplicaOptions, build_app
+
+NAME: Final = "surelock"
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# Between two looks at the replicas.
+_WATCH_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.1
+# For all replicas to answer; an engine that hangs does not keep its event loop from it.
+_ASK_SECONDS: Final = 30.0
+_log = logging.getLogger("surelock.server")
+
+
+class Stopped(BaseException):
+    """A signal came before the replicas were there."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """The first signal asks for the end, the second ends the process."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self.interrupts = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take signals in; only in the main thread."""
+        before = {number: signal.signal(number, self._take_in) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take_in(self, number: int, frame: FrameType | None) -> None:
+        if self.is_asked:
+            os._exit(128 + number)
+        self.is_asked = True
+        if self.interrupts:
+            raise Stopped(number)
+        _log.info("%s: draining; the same signal again ends at once", signal.Signals(number).name)
+
+
+def serve_on_ray(options: ReplicaOptions, *, num_replicas: int | None = None, address: str | None = None) -> int:
+    """Serve until a signal; returns the exit code: 0 after a drain, 1 if requests had to be dropped.
+
+    Args:
+        num_replicas: None: one for each GPU of the cluster, or one.
+        address: see `connected`.
+
+    Raises:
+        ParameterError: Ray is not installed, no cluster answers, or it serves something already.
+        EngineError: the replicas did not start, or the cluster is gone.
+    """
+    ray, serve = import_ray("ray.serve")
+    if options.settings.port == 0:
+        raise ParameterError("port is 0, a free one, which Ray Serve cannot find on every machine: choose one")
+    signals = Signals()
+    with connected(ray, address, shows_workers=True), signals.listening():
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        if serve.status().proxies:
+            raise ParameterError(
+                "Ray Serve runs on this cluster already, with an address and keys that this command would change: stop "
+                "it with 'serve shutdown', or choose another cluster with --ray-address"
+            )
+        try:
+            replicas = Replicas(ray, serve, options, num_replicas)
+            signals.interrupts = False
+            replicas.watch(signals)
+            return replicas.drain()
+        except Stopped as stopped:
+            return 128 + stopped.number
+        finally:
+            serve.shutdown()
+
+
+class Replicas:
+    """The application on Ray Serve, running when this is made.
+
+    Raises:
+        EngineError: it does not start.
+    """
+
+    def __init__(self, ray: Any, serve: Any, options: ReplicaOptions, num_replicas: int | None) -> None:
+        self._serve = serve
+        self._settings = settings = options.settings
+        num_gpus = int(ray.cluster_resources().get("GPU", 0)) if options.model.get("device") != "cpu" else 0
+        quiet = {"log_level": "WARNING", "enable_access_log": False}
+        serve.start(
+            proxy_location="HeadOnly" if settings.is_loopback else "EveryNode",
+            http_options={"host": settings.host, "port": settings.port},
+            logging_config=quiet,
+        )
+        deployment = serve.deployment(
+            serve.ingress(lambda: build_app(options))(Replica),
+            name=NAME,
+            num_replicas=num_replicas or max(1, num_gpus),
+            ray_actor_options={"num_cpus": options.threads or 1, "num_gpus": 1 if num_gpus else 0},
+            # Each replica refuses for itself what it has no room for, in the words of its own interface.
+            max_ongoing_requests=settings.max_connections,
+            max_queued_requests=settings.max_connections,
+            graceful_shutdown_timeout_s=settings.drain_timeout,
+            graceful_shutdown_wait_loop_s=_POLL_SECONDS,
+            logging_config=quiet,
+        )
+        try:
+            self._handle = serve.run(deployment.bind(), name=NAME, route_prefix="/")
+        except Exception as error:
+            raise EngineError(f"the replicas did not start ({shown_error(error)}); Ray's log says why") from error
+        _log.info("serving at http://%s:%d with Ray Serve", settings.host, settings.port)
+
+    def watch(self, signals: Signals) -> None:
+        """Return when a signal has come.
+
+        Raises:
+            EngineError: the application is gone.
+        """
+        status, looked_at = "RUNNING", time.monotonic()
+        while not signals.is_asked:
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - looked_at < _WATCH_SECONDS:
+                continue
+            now, looked_at = self._status(), time.monotonic()
+            if now != status:
+                _log.warning("the replicas are %s", now)
+                status = now
+
+    def drain(self) -> int:
+        """Refuse new requests and wait for the others; returns the exit code."""
+        until = time.monotonic() + self._settings.drain_timeout
+        # Told again and again: a replica may have taken the place of another one meanwhile.
+        while any(self._ask("drain")):
+            if time.monotonic() >= until:
+                _log.error("requests were not finished in time")
+                # Each of them ends with an error, which its stream tells.
+                self._ask("drop")
+                return 1
+            time.sleep(_POLL_SECONDS)
+        return 0
+
+    def _ask(self, method: str) -> list[Any]:
+        """Call a method of every replica."""
+        try:
+            return list(self._handle.broadcast(method).results(timeout_s=_ASK_SECONDS))
+        except Exception as error:
+            raise EngineError(f"the replicas do not answer ({shown_error(error)}); they are ended") from error
+
+    def _status(self) -> str:
+        try:
+            return str(self._serve.status().applications[NAME].status.value)
+        except Exception as error:
+            raise EngineError(f"the replicas are gone ({shown_error(error)}): start them again") from error
