@@ -190,7 +190,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("output", "fragment"),
         [
-            ("out.txt", "must end with .jsonl"),
+            ("out.txt", "ends with none of .jsonl, .csv, .parquet"),
             ("in.jsonl", "are the same"),
             ("missing/out.jsonl", "does not exist; create it"),
             ("folder.jsonl", "is not a regular file"),
@@ -290,7 +290,7 @@ def test_a_disk_that_is_full_at_the_end(folder: Path, monkeypatch: pytest.Monkey
 
 def test_a_signal_while_the_output_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop()
-    monkeypatch.setattr("surelock.batch.finish.orjson", SimpleNamespace(dumps=lambda line: os.kill(os.getpid(), 15)))
+    monkeypatch.setattr("surelock.batch.outputs.orjson", SimpleNamespace(dumps=lambda line: os.kill(os.getpid(), 15)))
     with stop.listening(), pytest.raises(KeyboardInterrupt):
         run_job(job(folder), FakeWorker(), stop=stop)
     assert outputs(folder) == {}

@@ -33,7 +33,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         raise JobError(
-            f"{path} cannot be written: {error.strerror}; the journal is kept: make room and run the same command again"
+            f"{path} cannot be written: {error.strerror or error}; the journal is kept: make room and run the same "
+            "command again"
         ) from None
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-import orjson
-
 from surelock.batch.atomic import remove, replacing
 from surelock.batch.folder import JobFolder
 from surelock.batch.journal import Journal
+from surelock.batch.outputs import writing
 
 
 def write_output(folder: JobFolder, journal: Journal) -> None:
@@ -24,6 +23,9 @@ def write_output(folder: JobFolder, journal: Journal) -> None:
     # The output, which says that the job is complete, is renamed last.
     with ExitStack() as files:
         output = files.enter_context(replacing(folder.output))
-        errors = files.enter_context(replacing(folder.errors)) if journal.totals.num_failed else output
+        write = write_failed = files.enter_context(writing(output, folder.output))
+        if journal.totals.num_failed:
+            errors = files.enter_context(replacing(folder.errors))
+            write_failed = files.enter_context(writing(errors, folder.errors))
         for record in journal.records():
-            (errors if record.failed else output).write(orjson.dumps(record.line) + b"\n")
+            (write_failed if record.failed else write)(record)

@@ -34,8 +34,9 @@ class JobFolder:
 
     @property
     def errors(self) -> Path:
-        """OUT.errors.jsonl: the rows that failed."""
-        return self.output.with_name(self.output.stem + ".errors.jsonl")
+        """OUT.errors.jsonl: the rows that failed. Beside out.jsonl and out.csv these are two files."""
+        is_lines = self.output.suffix == ".jsonl"
+        return self.output.with_name((self.output.stem if is_lines else self.output.name) + ".errors.jsonl")
 
     @property
     def manifest(self) -> Path:

@@ -14,6 +14,7 @@ from surelock.batch.finish import write_output
 from surelock.batch.folder import JobFolder
 from surelock.batch.journal import Journal, drop_failed
 from surelock.batch.manifest import Manifest, options_of
+from surelock.batch.outputs import check_output_kind
 from surelock.batch.progress import Progress, Totals
 from surelock.batch.scan import Scan, scan
 from surelock.batch.source import check_source
@@ -109,8 +110,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
 
 
 def _check_output(job: Job, folder: JobFolder) -> None:
-    if folder.output.suffix != ".jsonl":
-        raise ParameterError(f"--output {job.output} must end with .jsonl, the one format that is written; rename it")
+    check_output_kind(folder.output)
     if job.input.resolve() in (folder.output, folder.errors):
         raise ParameterError(f"--input and the files of --output {job.output} are the same; choose another output")
     if not folder.output.parent.is_dir():

@@ -54,7 +54,7 @@ def run_batch(
         typer.Option(
             "--output",
             "-o",
-            help="Answers in the order of the rows, as .jsonl; NAME.errors.jsonl beside it has the rows that failed.",
+            help="Answers in the order of the rows, .jsonl, .csv or .parquet; NAME.errors.jsonl: the rows that failed.",
             show_default=False,
             rich_help_panel=JOB_PANEL,
         ),
