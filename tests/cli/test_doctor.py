@@ -32,6 +32,11 @@ def test_json(run: Run) -> None:
     assert result.stderr == ""
 
 
+def test_free_memory_is_what_an_engine_counts_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surelock.engine.free_memory._free_host_bytes", lambda root: 3 << 30)
+    assert doctor_module._memory()["free_gib"] == 3.0
+
+
 def test_a_model_that_cannot_be_loaded_is_a_problem_with_a_fix(run: Run) -> None:
     result = run("doctor", "-m", "missing")
     assert "problem: the model cannot be loaded: model 'missing'" in result.stdout

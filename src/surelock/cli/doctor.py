@@ -166,18 +166,18 @@ def _why_no_cuda(built_for: str | None) -> str:
 
 
 def _memory() -> dict[str, float | None]:
-    """Free and total memory in GiB, of the machine and of the first GPU."""
+    """Free and total memory in GiB, of the machine and of the first GPU; free is what an engine counts with."""
     import torch
 
-    sizes: dict[str, float | None] = {"free_gib": None, "total_gib": None}
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        page = os.sysconf("SC_PAGE_SIZE")
-        sizes = {
-            "free_gib": _gib(page * os.sysconf("SC_AVPHYS_PAGES")),
-            "total_gib": _gib(page * os.sysconf("SC_PHYS_PAGES")),
-        }
+    from surelock.engine.free_memory import free_bytes, total_host_bytes
+
+    total_host = total_host_bytes()
+    sizes: dict[str, float | None] = {
+        "free_gib": _gib(free_bytes(torch.device("cpu"))),
+        "total_gib": None if total_host is None else _gib(total_host),
+    }
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
+        free, total = free_bytes(torch.device("cuda")), torch.cuda.mem_get_info()[1]
         sizes |= {"gpu_free_gib": _gib(free), "gpu_total_gib": _gib(total)}
     return sizes
 

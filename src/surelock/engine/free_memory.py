@@ -33,7 +33,7 @@ def _free_host_bytes(root: Path) -> int:
     meminfo = system_text(root / "proc/meminfo")
     available = re.search(r"^MemAvailable:\s+([0-9]+) kB$", meminfo, re.MULTILINE)
     if available is None:
-        total = _total_host_bytes()
+        total = total_host_bytes()
         return total // 2 if total else UNKNOWN_FREE_BYTES
     in_group = _free_group_bytes(root / "sys/fs/cgroup")
     found = 1024 * int(available[1])
@@ -49,8 +49,8 @@ def _free_group_bytes(folder: Path) -> int | None:
     return max(0, int(limit) - int(used) + (int(droppable[1]) if droppable else 0))
 
 
-def _total_host_bytes() -> int | None:
-    """The machine's memory: sysconf where it knows (Linux, macOS), or macOS's sysctl."""
+def total_host_bytes() -> int | None:
+    """The machine's memory: sysconf where it knows (Linux, macOS), or macOS's sysctl; None where nobody says."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
