@@ -15,6 +15,7 @@ from surelock.cli.options import (
     OUTPUT_PANEL,
     JsonFlag,
     LockOptions,
+    MaxTokens,
     ModelOptions,
     SamplingOptions,
     sampling_params,
@@ -44,9 +45,7 @@ def calibrate(
     sampling: SamplingOptions,
     lock: LockOptions,
     source: PromptSetOptions,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", help="Tokens to generate after each prompt.", min=1)
-    ] = 64,
+    max_tokens: MaxTokens = 64,
     delta: Annotated[
         float,
         typer.Option(help="Total variation from which a locked position has moved.", rich_help_panel=MEASURE_PANEL),

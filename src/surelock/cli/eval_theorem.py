@@ -14,6 +14,7 @@ from surelock.cli.options import (
     OUTPUT_PANEL,
     JsonFlag,
     LockOptions,
+    MaxTokens,
     ModelOptions,
     SamplingOptions,
     sampling_params,
@@ -31,9 +32,7 @@ def theorem(
     sampling: SamplingOptions,
     lock: LockOptions,
     source: PromptSetOptions,
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-n", help="Tokens to generate after each prompt.", min=1)
-    ] = 64,
+    max_tokens: MaxTokens = 64,
     thresholds: Annotated[
         str, typer.Option(help="Further KL thresholds, with commas between them.", rich_help_panel=MEASURE_PANEL)
     ] = "5e-3,5e-2",
