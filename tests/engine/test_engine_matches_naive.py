@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from surelock.config import EngineConfig
 from surelock.decoding.naive import naive_decode
+from surelock.decoding.selection import ActiveShare
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
@@ -105,3 +106,47 @@ def test_tokens_locks_and_rows_equal_the_oracle(seed: int, is_padded: bool) -> N
     # Near-ties must not filter away what the comparison is for.
     assert compared.num_requests >= 60
     assert compared.num_locking >= 20
+
+
+@st.composite
+def shared_requests(draw: st.DrawFn) -> tuple[list[int | None], SamplingParams]:
+    """One block, at most four tokens a step: what `ActiveShare` can serve."""
+    canvas: list[int | None] = [*draw(st.lists(st.integers(0, MASK - 1), min_size=0, max_size=12))]
+    max_tokens = draw(st.integers(1, 16))
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        steps=draw(st.integers(-(-max_tokens // 4), max_tokens + 2)),
+        seed=0,
+        lock=draw(st.none() | locks),
+    )
+    return canvas, params
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_a_share_of_the_rows_equals_the_oracle(share: float, is_padded: bool) -> None:
+    model, compared = _model(1), Compared()
+
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+    @given(wanted=st.lists(shared_requests(), min_size=1, max_size=4))
+    def check(wanted: list[tuple[list[int | None], SamplingParams]]) -> None:
+        graphs = Replayed() if is_padded else None
+        engine = Engine(model, EngineConfig(max_batch_size=3, poison=True), selector=ActiveShare(share), graphs=graphs)
+        requests = [engine.add_request(canvas, params) for canvas, params in wanted]
+        last: dict[Request, Snapshot] = {}
+        while engine.has_unfinished:
+            last |= {snapshot.request: snapshot for snapshot in engine.step(watched=graphs is None)}
+        for request, (canvas, params) in zip(requests, wanted, strict=True):
+            assert not any(last[request].masked)
+            expected = naive_decode(model, canvas, params, mask_token_id=MASK, share=share)
+            if expected.margin < MARGIN:
+                continue
+            assert last[request].tokens == expected.tokens
+            assert last[request].locked_at == expected.locked_at
+            assert request.active_rows == expected.active_rows
+            compared.num_requests += 1
+            compared.num_locking += any(expected.locked_at)
+
+    check()
+    assert compared.num_requests >= 20
+    assert compared.num_locking >= 5

@@ -78,9 +78,19 @@ class _Stream:
 
 @torch.inference_mode()
 def naive_decode(
-    model: NaiveModel, canvas_ids: Sequence[int | None], params: SamplingParams, *, mask_token_id: int, seed: int = 0
+    model: NaiveModel,
+    canvas_ids: Sequence[int | None],
+    params: SamplingParams,
+    *,
+    mask_token_id: int,
+    seed: int = 0,
+    share: float = 1.0,
+    max_quota: int = 4,
 ) -> NaiveResult:
-    """Decode one canvas: canvas_ids is the prompt part (None = masked), params.max_tokens masks are appended."""
+    """Decode one canvas: canvas_ids is the prompt part (None = masked), params.max_tokens masks are appended.
+
+    `share` and `max_quota` are those of `selection.ActiveShare`; at 1 every active row is computed, as in the paper.
+    """
     lock_params = params.lock or LockParams(kl_threshold=-1.0)
     prompt = [mask_token_id if i is None else i for i in canvas_ids]
     tokens = torch.tensor(prompt + [mask_token_id] * params.max_tokens, device=model.device)
@@ -92,6 +102,7 @@ def naive_decode(
     # Algorithm 1, state: lock = 0, no cache, no previous posteriors.
     locked = torch.zeros_like(given)
     age = torch.zeros_like(tokens)
+    computed_at = torch.full_like(tokens, -1)
     previous: Tensor | None = None
     streams = [_Stream(tokens.clone(), [None] * len(model.layers))]
     if params.cfg_scale > 0:
@@ -106,6 +117,11 @@ def naive_decode(
         k = quota(num_block_masks, block.num_steps, index)
 
         active = ~locked  # 6
+        if share < 1 and t > 1:
+            waiting_since = torch.where(masked | (age > 0), computed_at, -1)
+            due_masks = _turns(active & masked, waiting_since, share, max_quota)
+            active = due_masks | _turns(active & ~masked, waiting_since, share, 0)
+        computed_at[active] = t
         result.active_rows.append(int(active.sum()))
         fresh = [_forward(model, stream, active) for stream in streams]  # 7-14
         logits = torch.full((num_positions, model.lm_head.vocab_size), torch.nan, device=model.device)
@@ -113,7 +129,7 @@ def naive_decode(
         age += active & ~masked
 
         # 16: the official LLaDA sampler; DECISION: MASK itself is never proposed unless allow_mask.
-        candidates = [i for i in range(block.end) if masked[i]] if k else []
+        candidates = [i for i in range(block.end) if active[i] and masked[i]] if k else []
         proposals = {i: _propose(logits[i], params, mask_token_id, seed, t, i) for i in candidates}
         order = sorted(candidates, key=lambda i: (-proposals[i].rank, i))
         for i in order[:k]:
@@ -141,6 +157,14 @@ def naive_decode(
         previous = logits
     result.tokens = streams[0].tokens.tolist()
     return result
+
+
+def _turns(positions: Tensor, waiting_since: Tensor, share: float, least: int) -> Tensor:
+    """That share of the positions, those that wait longest first, but no fewer than `least` of them."""
+    waiting = sorted(positions.nonzero().squeeze(1).tolist(), key=lambda i: (int(waiting_since[i]), i))
+    chosen = torch.zeros_like(positions)
+    chosen[waiting[: max(math.ceil(len(waiting) * share), least)]] = True
+    return chosen
 
 
 def _forward(model: NaiveModel, stream: _Stream, active: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
@@ -205,6 +229,9 @@ def _locking(
     """Lines 17 to 22: the candidates whose posterior stopped moving and, with the gate on, that are sure enough."""
     if previous is None:
         return set()
+    # Nothing to compare with where the step before left a row out.
+    comparable = ~previous.isnan().any(1)
+    eligible = [i for i in eligible if comparable[i]]
     divergence = {i: _kl(logits[i], previous[i]) for i in eligible}  # 19
     stable = {i for i in eligible if divergence[i] <= params.kl_threshold}
     if params.kl_both_visible:
@@ -213,7 +240,7 @@ def _locking(
         result.margin = min(result.margin, abs(value - params.kl_threshold) / max(params.kl_threshold, 1e-5))
     if params.confidence_percentile is None:
         return stable
-    everywhere = active.nonzero().squeeze(1).tolist()
+    everywhere = (active & comparable).nonzero().squeeze(1).tolist()
     population = {"candidates": eligible, "active": everywhere, "kl_passing": sorted(stable)}[params.gate_scope]
     if not population:
         return set()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surelock.config import EngineConfig
 from surelock.decoding.locking import KLRule
-from surelock.decoding.protocols import LockingRule
+from surelock.decoding.protocols import LockingRule, RowSelector
 from surelock.decoding.selection import AllActive
 from surelock.decoding.step import Method, StepCounts
 from surelock.decoding.unmasking import POLICIES
@@ -66,6 +66,7 @@ class Engine:
         model: the transformer.
         config: limits.
         locking: a rule in place of `KLRule`; it is not asked for requests that never lock.
+        selector: in place of `AllActive`.
         graphs: see `DeviceBatch`; by default captured graphs where the config and the device allow them.
     """
 
@@ -75,6 +76,7 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         locking: LockingRule | None = None,
+        selector: RowSelector | None = None,
         graphs: Replay | None = None,
     ) -> None:
         self.config = config or EngineConfig()
@@ -83,7 +85,9 @@ class Engine:
         if graphs is None and self.config.cuda_graphs and model.dtype != torch.float32 and is_fast(model.device):
             graphs = Graphs(model.device, self.config.max_graphs)
         self._graphs = graphs
-        self._method = Method(AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id)
+        self._method = Method(
+            selector or AllActive(), POLICIES, locking or KLRule(), model.lm_head, model.config.mask_token_id
+        )
         self._batch = self._new_batch()
         self._memory = self._plan_memory()
         self._pool = PositionPool(NUM_RESERVED, reserved=NUM_RESERVED)

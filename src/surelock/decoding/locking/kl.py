@@ -42,6 +42,8 @@ class KLRule:
         scores = measure(torch.where(gated, everything, wanted))
         stable = comparable & (scores.kl <= numbers.kl_threshold.unsqueeze(1))
         population = torch.where(scope == GateScopeCode.KL_PASSING, stable, everything)
+        # A row that the step before left out has no scores.
+        population &= scores.uncertainty.isfinite()
         limit = percentile(scores.uncertainty, population, numbers.percentile).unsqueeze(1)
         sure = ~gated | (scores.uncertainty <= limit)
         return LockDecision((stable & sure) | by_prompt_rule, (stable & ~sure & ~by_prompt_rule).sum(1))
