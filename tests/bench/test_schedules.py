@@ -119,3 +119,14 @@ def test_held_rows_are_held_and_not_measured(model: Transformer) -> None:
     assert held.active_rows == [42] + [17] * 11
     assert few.active_rows == [42] + [12] * 11
     assert sum(held.num_scored) == 0
+
+
+def test_held_rows_can_be_measured_as_a_real_rule_would(model: Transformer) -> None:
+    engine = Engine(model, EngineConfig(), locking=HeldRows(needs_scores=True))
+    lock = LockParams(kl_threshold=17)
+    held = engine.add_request(list(range(1, 31)), SamplingParams(max_tokens=12, lock=lock))
+    while engine.has_unfinished:
+        engine.step(watched=False)
+    assert held.active_rows == [42] + [17] * 11
+    # Of 17 rows those are tested that are no masks; the last step tests nothing, and the first has no step before it.
+    assert held.num_scored == [0, *(17 - (12 - step) for step in range(1, 11)), 0]

@@ -151,10 +151,10 @@ class Hold:
 
 
 def held_ms(driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_steps: int = 16) -> float:
-    """Median milliseconds of a step that computes the holds' rows; nothing is measured for locking in it.
+    """Median milliseconds of a step that computes the holds' rows.
 
-    The driver's rule must be `HeldRows`. Fewer steps than num_steps are timed at a time if there are not that many
-    masks, and more runs for it.
+    The driver's rule must be `HeldRows`, which says whether anything is measured for locking in it. Fewer steps than
+    num_steps are timed at a time if there are not that many masks, and more runs for it.
     """
     # The last step of a run never locks and is not like the others.
     masks = [min(hold.num_masked + NUM_WARM_UP_STEPS, hold.num_rows, hold.num_positions - 1) for hold in holds]
@@ -167,9 +167,9 @@ def held_ms(driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_step
     return _median_ms(driver, jobs, num_each, -(-num_steps // num_each))
 
 
-def held_driver(subject: Subject, config: EngineConfig) -> Driver:
-    """A driver whose engines hold rows."""
-    return Driver(subject.model, config, HeldRows())
+def held_driver(subject: Subject, config: EngineConfig, *, measures: bool = False) -> Driver:
+    """A driver whose engines hold rows, and measure the divergence of the candidates if asked."""
+    return Driver(subject.model, config, HeldRows(measures))
 
 
 def _median_ms(driver: Driver, jobs: Sequence[Job], num_steps: int, num_runs: int) -> float:

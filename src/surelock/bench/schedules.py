@@ -109,12 +109,18 @@ class ScriptedLock:
 
 @dataclass(frozen=True, slots=True)
 class HeldRows:
-    """Keeps as many rows of a request as its `kl_threshold` says, from its second step on. Nothing is measured."""
+    """Keeps as many rows of a request as its `kl_threshold` says, from its second step on.
+
+    Attributes:
+        needs_scores: whether the divergence of the candidates is measured all the same, as a real rule would.
+    """
 
     needs_scores: bool = False
 
     def evaluate(self, view: LockView, numbers: LockNumbers, measure: Callable[[Mask], Scores]) -> LockDecision:
         """See `LockingRule.evaluate`."""
+        if self.needs_scores:
+            measure(view.candidates)
         return _lock_leftmost(view, numbers.kl_threshold.long())
 
 

@@ -14,7 +14,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
-from surelock.cli.loading import load_llm
+from surelock.cli.loading import device_and_dtype, load_llm
 from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, JsonFlag, LockOptions, ModelOptions, with_options
 from surelock.cli.terminal import can_animate, note, standard_error, standard_output
 from surelock.cli.watch import write_json
@@ -22,8 +22,6 @@ from surelock.errors import ParameterError
 from surelock.params import LockParams
 
 if TYPE_CHECKING:
-    import torch
-
     from surelock.bench.baselines import Baseline
     from surelock.bench.result import BenchResult
     from surelock.bench.subject import Subject
@@ -339,21 +337,8 @@ def _subject(model: ModelOptions, shape: ShapeOptions, lock: LockOptions | None)
         )
     from surelock.bench.subject import random_subject
 
-    device, dtype = _device_and_dtype(model)
+    device, dtype = device_and_dtype(model)
     return random_subject(shape.shape, shape.schedule or "default", device=device, dtype=dtype)
-
-
-def _device_and_dtype(model: ModelOptions) -> tuple[torch.device, torch.dtype | None]:
-    import torch
-
-    name = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ParameterError(f"--device is {name!r}, which this torch cannot use; use cpu, cuda or cuda:N") from None
-    dtype = None if model.dtype is None else getattr(torch, model.dtype)
-    return device, dtype
 
 
 def _baseline(baseline: tuple[str, Path] | None, subject: Subject) -> Baseline | None:

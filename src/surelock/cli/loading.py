@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from surelock.cli.options import ModelOptions
 from surelock.cli.terminal import can_animate, note, standard_error
 from surelock.config import EngineConfig
+from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
+    import torch
+
     from surelock.llm import LLM
 
 
@@ -42,6 +45,24 @@ def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -
         # What a name stands for may change; a commit repeats the run.
         note(f"{llm.name} at revision {llm.commit}")
     return llm
+
+
+def device_and_dtype(model: ModelOptions) -> tuple[torch.device, torch.dtype | None]:
+    """Where a model that is made up on the fly goes, and its type; None for the device's own.
+
+    Raises:
+        ParameterError: torch cannot use the device.
+    """
+    import torch
+
+    name = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ParameterError(f"--device is {name!r}, which this torch cannot use; use cpu, cuda or cuda:N") from None
+    dtype = None if model.dtype is None else getattr(torch, model.dtype)
+    return device, dtype
 
 
 def _status(message: str) -> AbstractContextManager[object]:
