@@ -61,6 +61,8 @@ def test_an_import_down_is_accepted(skeleton: Path) -> None:
         ("llm", "bench"),
         ("eval", "bench"),
         ("bench", "eval"),
+        ("eval", "experiments"),
+        ("experiments", "cli"),
         ("llm", "batch"),
         ("environment", "bench"),
         ("eval", "batch"),

@@ -1,0 +1,166 @@
+"""`surelock experiment`: the paper's experiments on any checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from surelock.cli.loading import device_and_dtype, load_llm
+from surelock.cli.measuring import Show, measuring_status
+from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, ModelOptions, with_options
+from surelock.cli.terminal import note, standard_output
+from surelock.errors import ParameterError
+
+if TYPE_CHECKING:
+    from surelock.experiments.registry import Experiment
+    from surelock.experiments.result import Result
+    from surelock.experiments.workbench import Options
+
+EXPERIMENT_PANEL: Final = "Experiment"
+
+
+@with_options
+def experiment(
+    which: Annotated[str, typer.Argument(metavar="1|2|3|4|5|6|all", help="Number as in the paper, or all of them.")],
+    model: ModelOptions,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Experiment 4 only: cost on random weights of this shape instead of a model: llada-8b (on a CUDA "
+            "device) or tiny.",
+            show_default=False,
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON lines with "turns" (MT-Bench), "prompt" or "text", or plain text, one prompt a line.',
+            show_default="held-out text and tasks of the package",
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            metavar="",
+            help="Fewer prompts and shorter runs: minutes on a CPU.",
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = False,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            help="Prompts of every experiment.",
+            show_default="the paper's",
+            min=1,
+            max=1 << 16,
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="N_gen, or N_gen/steps, of every experiment: 64,128/64.",
+            show_default="the paper's",
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Causal language model for Gen-PPL: hub id or local folder.",
+            show_default="a small one in the package",
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of drawn tasks and of the bootstrap.", min=0, rich_help_panel=EXPERIMENT_PANEL)
+    ] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for the results, one below it for each experiment.", rich_help_panel=OUTPUT_PANEL),
+    ] = Path("experiments"),
+) -> None:
+    """Repeat the paper's experiments on a model: data, tables, pictures and what was found.
+
+    1 FLOPs over N_gen and epsilon; 2 active ratio step by step; 3 quality against FLOPs; 4 tokens per second; 5 with
+    row selection; 6 epsilon from 5e-8 to 5e-2. `all` also writes report.html, one page that opens in a browser.
+
+    Settings are the paper's; those beyond the model's length are left out, and the result says so.
+    """
+    from surelock.experiments.decode import WIDE
+    from surelock.experiments.lengths import parse_lengths
+    from surelock.experiments.prompts import Prompts
+    from surelock.experiments.registry import chosen
+    from surelock.experiments.report import write_report
+    from surelock.experiments.workbench import Options, Workbench
+    from surelock.experiments.write import check_output
+
+    experiments = chosen(which)
+    options = Options(
+        quick=quick,
+        num_prompts=num_prompts,
+        lengths=None if lengths is None else parse_lengths("--lengths", lengths),
+        judge=judge,
+        seed=seed,
+    )
+    check_output(out)
+    command = shlex.join(["surelock", *sys.argv[1:]])
+    with measuring_status() as show:
+        if shape is not None:
+            (own,) = _with_shape(experiments, shape, model)
+            _write(out / f"{own.folder}_{shape}", _run_shape(own, shape, options, model, show), command)
+            return
+        on_gpu = device_and_dtype(model)[0].type == "cuda"
+        llm = load_llm(model, WIDE if on_gpu else None)
+        bench = Workbench(llm, Prompts(llm, prompts, seed=seed), options)
+        for each in experiments:
+            show(each.title)
+            bench.progress = _named(show, each.name)
+            _write(out / each.folder, each.run(bench), command)
+        if which == "all":
+            page = out / "report.html"
+            write_report(out, page)
+            note(f"wrote {page}")
+
+
+def _with_shape(experiments: Sequence[Experiment], shape: str, model: ModelOptions) -> Sequence[Experiment]:
+    """The one experiment, if it needs no weights."""
+    if len(experiments) != 1 or experiments[0].run_shape is None:
+        raise ParameterError("--shape is for experiment 4 alone, which measures cost; leave it out")
+    for name in ("model", "revision"):
+        if getattr(model, name) is not None:
+            raise ParameterError(f"--{name} contradicts --shape; leave one of them out")
+    return experiments
+
+
+def _run_shape(own: Experiment, shape: str, options: Options, model: ModelOptions, show: Show) -> Result:
+    assert own.run_shape is not None
+    device, dtype = device_and_dtype(model)
+    return own.run_shape(shape, options, device=device, dtype=dtype, progress=_named(show, own.name))
+
+
+def _named(show: Show, name: str) -> Show:
+    return lambda message: show(f"{name}: {message}")
+
+
+def _write(folder: Path, result: Result, command: str) -> None:
+    from surelock.experiments.write import write_result
+
+    write_result(folder, result, command)
+    _print(result)
+    note(f"wrote {folder}")
+
+
+def _print(result: Result) -> None:
+    console = standard_output()
+    console.print(f"{result.number}. {result.title}", style="bold", soft_wrap=True)
+    for sentence in [*result.findings, *(f"left out: {line}" for line in result.left_out)]:
+        console.print(f"- {sentence}", soft_wrap=True)

@@ -1,0 +1,44 @@
+"""Numbers and comparisons in sentences, so that a sentence cannot say more than its number does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A ratio or a share, with so many decimals."""
+    return f"{value:.{digits}f}"
+
+
+def span(values: Sequence[float], digits: int = 3) -> str:
+    """The smallest and the largest, or the one there is."""
+    low, high = number(min(values), digits), number(max(values), digits)
+    return low if low == high else f"{low} to {high}"
+
+
+def threshold(value: float) -> str:
+    """Epsilon, as 5e-4."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def against(value: float, reference: float, digits: int = 3) -> str:
+    """Whether a value is above, below or, to these digits, equal to another one."""
+    if number(value, digits) == number(reference, digits):
+        return "equal to"
+    return "above" if value > reference else "below"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def exclusions(above: Sequence[str], below: Sequence[str]) -> str:
+    """Where intervals of a ratio leave out 1, given the names of those that lie above and below it."""
+    parts = [
+        f"its interval lies {side} 1 at {listed(names)}"
+        for side, names in (("above", above), ("below", below))
+        if names
+    ]
+    return listed(parts) if parts else "no interval leaves out 1"
