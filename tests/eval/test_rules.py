@@ -13,6 +13,9 @@ def test_rules_by_name() -> None:
     assert parse_rule("paper") == LockParams.paper()
     assert parse_rule("paper@5e-3") == LockParams.paper(5e-3)
     assert parse_rule("default@0.01") == LockParams(kl_threshold=0.01)
+    assert parse_rule("literal@5e-3") == LockParams(kl_threshold=5e-3, min_visible_steps=0)
+    assert parse_rule("patient") == LockParams(min_visible_steps=2)
+    assert parse_rule("always") == LockParams(kl_threshold=1e9)
 
 
 def test_no_lock_comes_first() -> None:
@@ -23,7 +26,7 @@ def test_no_lock_comes_first() -> None:
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
-        ("best", "the rule is 'best'; use none, default or paper"),
+        ("best", "the rule is 'best'; use none, default, paper, literal"),
         ("none@1", "the rule is 'none@1'"),
         ("paper@", "what follows @ must be a KL threshold in nats, as in paper@5e-3"),
         ("default@x", "as in default@5e-3"),

@@ -1,8 +1,10 @@
-"""Names for locking rules: none, default and paper, at a threshold of one's choice."""
+"""Names for locking rules, at a threshold of one's choice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from surelock.errors import ParameterError, shown
@@ -10,24 +12,36 @@ from surelock.params import LockParams
 
 NO_LOCK: Final = "none"
 DEFAULT_RULES: Final = (NO_LOCK, "default", "paper")
+# Taken apart, the paper's rule is `literal` and the confidence gate. `patient` asks for one visible forward more than
+# the default, `always` for no stability at all.
+_MAKERS: Final[Mapping[str, Callable[..., LockParams]]] = MappingProxyType(
+    {
+        "default": LockParams,
+        "paper": LockParams.paper,
+        "literal": partial(LockParams, min_visible_steps=0),
+        "patient": partial(LockParams, min_visible_steps=2),
+        "always": partial(LockParams, kl_threshold=1e9),
+    }
+)
 
 
 def parse_rule(text: str) -> LockParams | None:
-    """The rule a name stands for: `none`, `default` or `paper`, the last two with a KL threshold as in `paper@5e-3`.
+    """The rule a name stands for; all but `none` with a KL threshold if wanted, as in `paper@5e-3`.
 
     Raises:
         ParameterError: there is no such rule, or the threshold is no number.
     """
     name, separator, threshold = text.partition("@")
-    makers: dict[str, Callable[..., LockParams]] = {"default": LockParams, "paper": LockParams.paper}
     if text == NO_LOCK:
         return None
-    if name not in makers:
-        raise ParameterError(f"the rule is {shown(text)}; use none, default or paper, or with a threshold paper@5e-3")
+    if name not in _MAKERS:
+        raise ParameterError(
+            f"the rule is {shown(text)}; use none, {', '.join(_MAKERS)}, or with a threshold paper@5e-3"
+        )
     if not separator:
-        return makers[name]()
+        return _MAKERS[name]()
     try:
-        return makers[name](kl_threshold=float(threshold))
+        return _MAKERS[name](kl_threshold=float(threshold))
     except ValueError as error:
         if isinstance(error, ParameterError):
             raise
