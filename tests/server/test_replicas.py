@@ -58,6 +58,7 @@ class FakeRay:
             is_initialized=lambda: False,
             init=lambda **options: self.log.append(f"init {options['address']}"),
             shutdown=lambda: self.log.append("leave"),
+            nodes=lambda: [{"Alive": True, "NodeManagerAddress": "192.0.2.1", "MetricsExportPort": 9}],
             cluster_resources=lambda: {"CPU": 2.0} | ({"GPU": float(self.num_gpus)} if self.num_gpus else {}),
         )
         vars(serve).update(
@@ -406,6 +407,15 @@ class TestOnRay:
             pattern = re.compile(r'surelock_aborts_total\{reason="disconnect"\} 1\.0')
             # Either replica may have had it.
             cluster.until(lambda: bool(pattern.search(http.get("/metrics").text)))
+
+    def test_ray_exports_the_metrics_of_each_replica(self, cluster: RayProcess) -> None:
+        (url,) = {match[0] for line in cluster.lines if (match := re.search(r"http://\S+/metrics", line))}
+
+        def replicas_seen() -> set[str]:
+            text = httpx.get(url, timeout=10, trust_env=False).text
+            return set(re.findall(r'^ray_surelock_requests_running\{.*replica="(\w+)"', text, re.MULTILINE))
+
+        cluster.until(lambda: len(replicas_seen()) == 2)
 
     def test_a_replica_that_is_killed_is_replaced(self, cluster: RayProcess) -> None:
         key = {"Authorization": f"Bearer {KEY}"}

@@ -129,6 +129,9 @@ class Replicas:
             self._handle = serve.run(deployment.bind(), name=NAME, route_prefix="/")
         except Exception as error:
             raise EngineError(f"the replicas did not start ({shown_error(error)}); Ray's log says why") from error
+        # Ray takes any free ports, unless `ray start` is told which.
+        agents = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+        _log.info("metrics of the replicas at http://%s/metrics", "/metrics, http://".join(agents))
         _log.info("serving at http://%s:%d with Ray Serve", settings.host, settings.port)
 
     def watch(self, signals: Signals) -> None:

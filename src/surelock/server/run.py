@@ -44,8 +44,8 @@ class Server(uvicorn.Server):
             port=settings.port,
             http=guarded_protocol(settings),
             ws="none",
-            # uvloop where it is installed.
-            loop="auto",
+            # uvloop is no faster here: it takes Python's lock anew for every callback, while an engine is busy.
+            loop="asyncio",
             lifespan="on",
             log_config=None,
             access_log=False,
