@@ -78,22 +78,28 @@ def serve_on_ray(options: ReplicaOptions, *, num_replicas: int | None = None, ad
     if options.settings.port == 0:
         raise ParameterError("port is 0, a free one, which Ray Serve cannot find on every machine: choose one")
     signals = Signals()
-    with connected(ray, address, shows_workers=True), signals.listening():
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        if serve.status().proxies:
-            raise ParameterError(
-                "Ray Serve runs on this cluster already, with an address and keys that this command would change: stop "
-                "it with 'serve shutdown', or choose another cluster with --ray-address"
-            )
+    with signals.listening():
         try:
-            replicas = Replicas(ray, serve, options, num_replicas)
-            signals.interrupts = False
-            replicas.watch(signals)
-            return replicas.drain()
+            with connected(ray, address, shows_workers=True):
+                return _serve(ray, serve, options, num_replicas, signals)
         except Stopped as stopped:
             return 128 + stopped.number
-        finally:
-            serve.shutdown()
+
+
+def _serve(ray: Any, serve: Any, options: ReplicaOptions, num_replicas: int | None, signals: Signals) -> int:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if serve.status().proxies:
+        raise ParameterError(
+            "Ray Serve runs on this cluster already, with an address and keys that this command would change: stop it "
+            "with 'serve shutdown', or choose another cluster with --ray-address"
+        )
+    try:
+        replicas = Replicas(ray, serve, options, num_replicas)
+        signals.interrupts = False
+        replicas.watch(signals)
+        return replicas.drain()
+    finally:
+        serve.shutdown()
 
 
 class Replicas:
