@@ -9,7 +9,14 @@ import torch
 
 from surelock.eval.twin.compare import compare
 from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward, logits_of
-from surelock.eval.twin.guilty import Scene, candidate_locks, find_guilty, lock_effects, relative_change
+from surelock.eval.twin.guilty import (
+    Scene,
+    candidate_locks,
+    find_guilty,
+    find_guilty_of_choice,
+    lock_effects,
+    relative_change,
+)
 from tests.tiny import MASK, tiny_model
 
 MODEL = tiny_model()
@@ -49,9 +56,9 @@ def test_the_damaged_lock_is_guilty(position: int) -> None:
     flips = find_guilty(scene, ROWS)
     assert flips
     for flip in flips:
-        assert flip.guilty == (position,)
-        assert flip.alone
-        assert flip.gains[0] > 0
+        assert flip.blame.guilty == (position,)
+        assert flip.blame.alone
+        assert flip.blame.gains[0] > 0
         assert flip.fresh_token != flip.locked_token
         assert flip.kl > 0
 
@@ -69,19 +76,41 @@ def test_harm_is_where_the_damage_is() -> None:
 def test_locks_that_only_do_it_together_are_found_together() -> None:
     for size in (2.0, 3.0, 4.0, 6.0):
         scene = scene_with({1: size, 5: size, 7: size})
-        together = [flip for flip in find_guilty(scene, ROWS) if not flip.alone]
+        together = [flip for flip in find_guilty(scene, ROWS) if not flip.blame.alone]
         if together:
             break
     else:
         pytest.fail("no size of damage makes a flip that takes two locks")
     for flip in together:
-        assert {1, 5, 7} & set(flip.guilty)
-        assert len(flip.guilty) > 1
+        assert {1, 5, 7} & set(flip.blame.guilty)
+        assert len(flip.blame.guilty) > 1
         freed = torch.zeros_like(FROZEN)
-        freed[list(flip.guilty)] = True
+        freed[list(flip.blame.guilty)] = True
         (logits,) = scene.variants(freed.unsqueeze(0), torch.tensor([flip.position]))
         fresh = scene.fresh_logits[[flip.position]]
         assert not compare(fresh, logits[0], MASK).flipped.any()
+
+
+def test_the_damaged_lock_is_guilty_of_the_order() -> None:
+    for position, size in ((1, 4.0), (5, 4.0), (7, 4.0), (5, 8.0)):
+        scene = scene_with({position: size})
+        confidence = [surest(logits[ROWS]) for logits in (scene.fresh_logits, scene.logits)]
+        expected, chosen = (int(ROWS[int(values.argmax())]) for values in confidence)
+        if expected != chosen:
+            break
+    else:
+        pytest.fail("no damage changes which row is unmasked first")
+    blame = find_guilty_of_choice(scene, expected, chosen)
+    assert blame.guilty[0] == position
+    assert blame.alone
+    assert blame.gains[0] > 0
+
+
+def surest(logits: torch.Tensor) -> torch.Tensor:
+    """Probability of the token each row would propose."""
+    probability = logits.softmax(1)
+    probability[:, MASK] = 0
+    return probability.amax(1)
 
 
 def test_no_damage_no_flip() -> None:
@@ -102,8 +131,8 @@ def test_the_guilty_lock_is_found_beyond_those_tried_alone() -> None:
     flips = find_guilty(scene, ROWS, max_locks=1)
     assert flips
     for flip in flips:
-        assert not flip.alone
-        assert 1 in flip.guilty
+        assert not flip.blame.alone
+        assert 1 in flip.blame.guilty
 
 
 def test_relative_change_is_over_all_heads() -> None:

@@ -1,6 +1,6 @@
 """What locking really does to the others: the same unmasking decisions with locks and without, step by step."""
 
-from surelock.eval.twin.guilty import Flip, LockEffect, Scene, find_guilty, lock_effects
+from surelock.eval.twin.guilty import Blame, Flip, LockEffect, Scene, find_guilty, find_guilty_of_choice, lock_effects
 from surelock.eval.twin.lockstep import LockedSide, Locks, TwinStep, self_paced, teacher_forced
 from surelock.eval.twin.measure import Effort, Measurement
 from surelock.eval.twin.records import LOCK_CLASSES, TwinRecord
@@ -8,6 +8,7 @@ from surelock.eval.twin.run import run_twin
 
 __all__ = [
     "LOCK_CLASSES",
+    "Blame",
     "Effort",
     "Flip",
     "LockEffect",
@@ -18,6 +19,7 @@ __all__ = [
     "TwinRecord",
     "TwinStep",
     "find_guilty",
+    "find_guilty_of_choice",
     "lock_effects",
     "run_twin",
     "self_paced",

@@ -3,13 +3,15 @@
 A lock is guilty of a flipped row if, in the forward of that very step and with all other locks frozen as they were,
 computing its keys and values afresh gives the row back the token it would propose with nothing frozen. Where no single
 lock does, locks are set free together, those that help most on their own first, and the smallest group tried that
-restores the token is guilty. Setting all of them free restores it by construction.
+restores the token is guilty. Setting all of them free restores it by construction. The same is asked of the choice of
+the position that is unmasked first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ CUDA_ROWS = 1 << 14
 LOGITS = 1 << 27
 # Sizes of group tried between the largest that failed and the smallest that restored.
 NUM_BISECTED = 7
+# Locks set free one at a time unless told otherwise.
+MAX_LOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,21 @@ class LockEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class Blame:
+    """Which locks a decision goes back to.
+
+    Attributes:
+        guilty: their positions, the worst first. Empty if none is: rounding.
+        alone: whether each of them restores the decision on its own; otherwise all of them together do.
+        gains: for each, how far setting it free alone moves the decision's margin back, in nats.
+    """
+
+    guilty: tuple[int, ...]
+    alone: bool
+    gains: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Flip:
     """A masked row that proposes another token than it would with nothing frozen.
 
@@ -124,18 +143,14 @@ class Flip:
         position: of the row.
         kl: KL(nothing frozen || with locks) in nats.
         fresh_token, locked_token: the two proposals.
-        guilty: positions of the locks to blame, alone or together; the worst first. Empty if none of them is.
-        alone: whether each of them restores the token on its own.
-        gains: for each guilty lock, how far setting it free alone moves the row's logit margin back, in nats.
+        blame: the margin is that of the fresh token's logit over the locked one's.
     """
 
     position: int
     kl: float
     fresh_token: int
     locked_token: int
-    guilty: tuple[int, ...]
-    alone: bool
-    gains: tuple[float, ...]
+    blame: Blame
 
 
 def candidate_locks(scene: Scene, limit: int) -> Tensor:
@@ -162,7 +177,7 @@ def lock_effects(scene: Scene, locks: Tensor) -> list[LockEffect]:
     return [LockEffect(position, float(harmed) - value) for position, value in zip(locks.tolist(), left, strict=True)]
 
 
-def find_guilty(scene: Scene, rows: Tensor, *, max_locks: int = 64) -> list[Flip]:
+def find_guilty(scene: Scene, rows: Tensor, *, max_locks: int = MAX_LOCKS) -> list[Flip]:
     """The flips among masked positions `rows` [F], each with its guilty locks.
 
     Up to max_locks variants of the canvas are computed for all of them, and for each flip that no single lock explains
@@ -172,64 +187,109 @@ def find_guilty(scene: Scene, rows: Tensor, *, max_locks: int = 64) -> list[Flip
     rows, seen = rows[seen.flipped], seen.at(seen.flipped)
     if not len(rows):
         return []
-    locks = candidate_locks(scene, max_locks)
-    tried = _Trial(scene, rows, seen.reference_token, seen.other_token)
-    margins, restored = tried(_one_each(locks, len(scene.inputs)))
-    gains = margins - tried.margins(scene.logits[rows].unsqueeze(0))
-
-    flips = []
-    for index, row in enumerate(rows.tolist()):
-        order = gains[:, index].argsort(descending=True, stable=True)
-        alone = locks[[place for place in order.tolist() if restored[place, index]]].tolist()
-        guilty = alone or _smallest_group(scene, locks[order], tried.of(index))
-        gain_of = dict(zip(locks.tolist(), gains[:, index].tolist(), strict=True))
-        flips.append(
-            Flip(
-                position=row,
-                kl=float(seen.kl[index]),
-                fresh_token=int(seen.reference_token[index]),
-                locked_token=int(seen.other_token[index]),
-                guilty=tuple(guilty),
-                alone=bool(alone),
-                gains=tuple(gain_of.get(position, 0.0) for position in guilty),
+    flips = _Flips(scene, rows, seen.reference_token, seen.other_token)
+    return [
+        Flip(
+            position=row,
+            kl=float(seen.kl[index]),
+            fresh_token=int(seen.reference_token[index]),
+            locked_token=int(seen.other_token[index]),
+            blame=blame,
+        )
+        for index, (row, blame) in enumerate(
+            zip(
+                rows.tolist(),
+                _blames(scene, flips, [flips.of(index) for index in range(len(rows))], max_locks),
+                strict=True,
             )
         )
-    return flips
+    ]
+
+
+def find_guilty_of_choice(scene: Scene, expected: int, chosen: int, *, max_locks: int = MAX_LOCKS) -> Blame:
+    """The locks that made position `chosen` surer than `expected`, which is surer with nothing frozen."""
+    choice = _Choice(scene, torch.tensor([expected, chosen], device=scene.inputs.device))
+    return _blames(scene, choice, [choice], max_locks)[0]
+
+
+class _Trial(Protocol):
+    """Sets locks free and looks at what F decisions become."""
+
+    def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
+        """From logits [C, R, V] of rows [R] in C variants: how far each decision is from being the locked one, and
+        whether it is the fresh one, [C, F] each.
+        """
+        ...
+
+    @property
+    def rows(self) -> Tensor:
+        """[R], positions whose logits decide."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """Sets locks free and looks at flipped rows [F], which propose `locked` where they should `fresh` [F]."""
+class _Flips:
+    """Flipped rows [F], which propose `locked` where they should `fresh` [F]."""
 
     scene: Scene
     rows: Tensor
     fresh: Tensor
     locked: Tensor
 
-    def of(self, index: int) -> _Trial:
+    def of(self, index: int) -> _Flips:
         """One of the rows only."""
         one = slice(index, index + 1)
-        return _Trial(self.scene, self.rows[one], self.fresh[one], self.locked[one])
+        return _Flips(self.scene, self.rows[one], self.fresh[one], self.locked[one])
 
-    def margins(self, logits: Tensor) -> Tensor:
-        """Logit of the fresh token less that of the locked one, in rows [C, F, V]: [C, F]."""
+    def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
+        """Logit of the fresh token less that of the locked one; whether the fresh one is proposed."""
         tokens = torch.stack((self.fresh, self.locked), 1).expand(len(logits), -1, -1)
         fresh, locked = logits.gather(2, tokens).unbind(2)
-        return fresh - locked
+        reference = self.scene.fresh_logits[self.rows].repeat(len(logits), 1)
+        found = compare(reference, logits.flatten(0, 1), self.scene.mask_token_id)
+        return fresh - locked, ~found.flipped.view(len(logits), -1)
 
-    def __call__(self, freed: Mask) -> tuple[Tensor, Mask]:
-        """Margins [C, F] with each of `freed` [C, N] set free, and where the fresh token is proposed again."""
-        fresh, mask = self.scene.fresh_logits[self.rows], self.scene.mask_token_id
-        margins, restored = [torch.empty(0, len(self.rows), device=freed.device)], [freed.new_empty(0, len(self.rows))]
-        for logits in self.scene.variants(freed, self.rows):
-            margins.append(self.margins(logits))
-            found = compare(fresh.repeat(len(logits), 1), logits.flatten(0, 1), mask)
-            restored.append(~found.flipped.view(len(logits), -1))
-        return torch.cat(margins), torch.cat(restored)
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Two rows [2], the first of which should be unmasked first."""
+
+    scene: Scene
+    rows: Tensor
+
+    def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
+        """Log confidence of the first row less that of the second; whether that is positive."""
+        log_p = logits.log_softmax(2)
+        log_p[:, :, self.scene.mask_token_id] = -torch.inf
+        expected, chosen = log_p.amax(2).unbind(1)
+        lead = (expected - chosen).unsqueeze(1)
+        return lead, lead > 0
+
+
+def _blames(scene: Scene, trial: _Trial, each: Sequence[_Trial], max_locks: int) -> list[Blame]:
+    """Of each of the trial's F decisions, which `each` holds one by one."""
+    locks = candidate_locks(scene, max_locks)
+    margins, restored = _tried(scene, trial, _one_each(locks, len(scene.inputs)))
+    gains = margins - trial.of_logits(scene.logits[trial.rows].unsqueeze(0))[0]
+    blames = []
+    for index, own in enumerate(each):
+        order = gains[:, index].argsort(descending=True, stable=True)
+        alone = locks[[place for place in order.tolist() if restored[place, index]]].tolist()
+        guilty = alone or _smallest_group(scene, locks[order], own)
+        gain_of = dict(zip(locks.tolist(), gains[:, index].tolist(), strict=True))
+        blames.append(Blame(tuple(guilty), bool(alone), tuple(gain_of.get(position, 0.0) for position in guilty)))
+    return blames
+
+
+def _tried(scene: Scene, trial: _Trial, freed: Mask) -> tuple[Tensor, Mask]:
+    """What the trial finds with each of `freed` [C, N] set free, [C, F] each."""
+    found = [trial.of_logits(logits) for logits in scene.variants(freed, trial.rows)]
+    margins, restored = zip(*found, strict=True)
+    return torch.cat(margins), torch.cat(restored)
 
 
 def _smallest_group(scene: Scene, ranked: Tensor, trial: _Trial) -> list[int]:
-    """The shortest beginning of all locks, `ranked` first, that was tried and restores the one row of the trial."""
+    """The shortest beginning of all locks, `ranked` first, that was tried and restores the trial's one decision."""
     others = scene.frozen.clone()
     others[ranked] = False
     order = torch.cat((ranked, others.nonzero().squeeze(1)))
@@ -238,7 +298,7 @@ def _smallest_group(scene: Scene, ranked: Tensor, trial: _Trial) -> list[int]:
 
     def works(sizes: Sequence[int]) -> list[bool]:
         freed = place < torch.tensor(sizes, device=place.device).unsqueeze(1)
-        return [bool(value) for value in trial(freed)[1][:, 0].tolist()]
+        return [bool(value) for value in _tried(scene, trial, freed)[1][:, 0].tolist()]
 
     sizes = [2**power for power in range(1, 32) if 2**power < len(order)] + [len(order)]
     found = works(sizes)

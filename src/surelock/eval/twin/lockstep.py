@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.canvas import Mask
+from surelock.errors import ParameterError
 from surelock.eval.dense import DenseDecoder, DenseStep
 from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward, logits_of
 from surelock.models.transformer import Transformer
@@ -138,12 +139,21 @@ def teacher_forced(
 
 
 def self_paced(
-    model: Transformer, prompts: Sequence[Sequence[int]], params: SamplingParams, name: str = "locked"
+    model: Transformer,
+    canvases: Sequence[Sequence[int | None]],
+    params: SamplingParams,
+    *,
+    name: str = "locked",
 ) -> Iterator[TwinStep]:
-    """A locked run that makes its own decisions, beside a forward of its own canvas with nothing frozen."""
+    """A locked run that makes its own decisions, beside a forward of its own canvas with nothing frozen.
+
+    Raises as `DenseDecoder.steps`; ParameterError also for a cfg_scale or a temperature.
+    """
+    if params.cfg_scale > 0 or params.temperature > 0:
+        raise ParameterError("locks are explained at temperature 0 and without guidance; leave both as they are")
     locks: Locks | None = None
     given: Mask | None = None
-    for step in DenseDecoder(model, keep_keys_values=True).steps(prompts, params):
+    for step in DenseDecoder(model, keep_keys_values=True).steps(canvases, params):
         given = ~step.masked if given is None else given
         locks = Locks.none(step.inputs) if locks is None else locks
         hidden, kv = dense_forward(model, step.inputs)

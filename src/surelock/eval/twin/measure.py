@@ -119,7 +119,7 @@ class Measurement:
     def _take_groups(
         self, twin: TwinStep, side: LockedSide, classes: Tensor, drift: Tensor, whole: Comparison, record: RuleRecord
     ) -> None:
-        _add_group(record, Group("all", "all locks"), twin, side.frozen, whole)
+        add_group(record, Group("all", "all locks"), twin, side.frozen, whole)
         mean = torch.where(side.frozen, drift.mean((0, 1)), torch.nan)
         high = side.frozen & (mean > mean.nanmedian(1, keepdim=True).values)
         by_name = {Group("age", name): side.frozen & (classes == index) for index, name in enumerate(LOCK_CLASSES)}
@@ -127,9 +127,9 @@ class Measurement:
         kv = side.kv
         for group, where in by_name.items():
             if bool(where.any()):
-                _freeze_only(twin, record, group, Frozen(where, kv))
+                freeze_only(twin, record, group, Frozen(where, kv))
         for layer in range(len(kv)):
-            _freeze_only(twin, record, Group("layer", str(layer + 1)), Frozen(side.frozen, kv, [layer]))
+            freeze_only(twin, record, Group("layer", str(layer + 1)), Frozen(side.frozen, kv, [layer]))
 
     def _probe(self, twin: TwinStep, name: str, classes: Tensor, record: RuleRecord) -> None:
         side = twin.sides[name]
@@ -195,12 +195,14 @@ def describe_lock(side: LockedSide, classes: Tensor, index: int, position: int) 
     }
 
 
-def _freeze_only(twin: TwinStep, record: RuleRecord, group: Group, frozen: Frozen) -> None:
+def freeze_only(twin: TwinStep, record: RuleRecord, group: Group, frozen: Frozen) -> None:
+    """Compute the step again with nothing else frozen, and add what its masked rows say to the group's record."""
     found = compare(twin.fresh_logits[twin.masked], twin.logits_with(frozen), twin.model.config.mask_token_id)
-    _add_group(record, group, twin, frozen.where, found)
+    add_group(record, group, twin, frozen.where, found)
 
 
-def _add_group(record: RuleRecord, group: Group, twin: TwinStep, where: Mask, found: Comparison) -> None:
+def add_group(record: RuleRecord, group: Group, twin: TwinStep, where: Mask, found: Comparison) -> None:
+    """Add the masked rows of the canvases that have a lock of the group, frozen at `where` [B, N]."""
     # A canvas without a lock of the group says nothing about the group.
     present = where.any(1)
     of_present = present.unsqueeze(1).expand_as(twin.masked)[twin.masked]
@@ -214,17 +216,18 @@ def _add_group(record: RuleRecord, group: Group, twin: TwinStep, where: Mask, fo
 
 def _describe_flip(flip: Flip, side: LockedSide, classes: Tensor, index: int) -> Row:
     distances = (side.frozen[index].nonzero().squeeze(1) - flip.position).abs()
-    worst = describe_lock(side, classes, index, flip.guilty[0]) if flip.guilty else {}
+    guilty = flip.blame.guilty
+    worst = describe_lock(side, classes, index, guilty[0]) if guilty else {}
     return {
         "position": flip.position,
         "kl": flip.kl,
         "fresh_token": flip.fresh_token,
         "locked_token": flip.locked_token,
         "num_locks": len(distances),
-        "num_guilty": len(flip.guilty),
-        "alone": flip.alone,
-        "guilty": " ".join(map(str, flip.guilty[:8])),
-        "guilty_distance": flip.guilty[0] - flip.position if flip.guilty else None,
+        "num_guilty": len(guilty),
+        "alone": flip.blame.alone,
+        "guilty": " ".join(map(str, guilty[:8])),
+        "guilty_distance": guilty[0] - flip.position if guilty else None,
         "nearest_lock": int(distances.min()),
         "median_lock": float(distances.double().median()),
         "guilty_class": worst.get("lock_class"),
