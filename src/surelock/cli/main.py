@@ -16,6 +16,7 @@ from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
 from surelock.cli.evaluate import evaluate
 from surelock.cli.experiment import experiment
+from surelock.cli.explain import explain
 from surelock.cli.generate import generate
 from surelock.cli.infill import infill
 from surelock.cli.report import report
@@ -70,6 +71,7 @@ app.command()(chat)
 app.command()(infill)
 app.command()(serve)
 app.command()(verify)
+app.command()(explain)
 app.command()(calibrate)
 app.add_typer(bench)
 app.add_typer(evaluate)
