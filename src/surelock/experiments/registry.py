@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from surelock.errors import ParameterError, shown
-from surelock.experiments import catalogue
+from surelock.experiments import catalogue, findings
 
 if TYPE_CHECKING:
     from surelock.experiments.result import Result
@@ -43,20 +44,31 @@ class Experiment:
 
 @cache
 def experiments() -> tuple[Experiment, ...]:
-    """All of them, in the order of their numbers."""
-    modules = [import_module(f"{catalogue.__name__}.{info.name}") for info in pkgutil.iter_modules(catalogue.__path__)]
-    found = [module.EXPERIMENT for module in modules]
-    return tuple(sorted(found, key=lambda experiment: experiment.number))
+    """All of the paper's, in the order of their numbers."""
+    return _found_in(catalogue, "EXPERIMENT")
+
+
+@cache
+def open_questions() -> tuple[Experiment, ...]:
+    """Those the paper left open, all with the number `finding`, in the order of their names."""
+    return _found_in(findings, "FINDING")
 
 
 def chosen(which: str) -> tuple[Experiment, ...]:
-    """The experiments that `which` names: a number, a name or `all`.
+    """The experiments that `which` names: a number, a name, `finding` or `all`, which is those of the paper.
 
     Raises:
         ParameterError: there is none of that name.
     """
-    known = experiments()
-    matching = known if which == "all" else tuple(each for each in known if which in (each.number, each.name))
+    known = (*experiments(), *open_questions())
+    matching = experiments() if which == "all" else tuple(each for each in known if which in (each.number, each.name))
     if not matching:
-        raise ParameterError(f"the experiment is {shown(which)}; use {', '.join(each.number for each in known)} or all")
+        names = [each.number for each in experiments()] + [each.name for each in open_questions()]
+        raise ParameterError(f"the experiment is {shown(which)}; use {', '.join(names)}, finding or all")
     return matching
+
+
+def _found_in(package: ModuleType, name: str) -> tuple[Experiment, ...]:
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    found = [getattr(module, name) for module in modules]
+    return tuple(sorted(found, key=lambda experiment: (experiment.number, experiment.name)))
