@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,7 @@ from surelock import LLM
 from surelock.cli import experiment
 from surelock.cli.main import app
 from surelock.eval.judge import Judge
-from surelock.eval.tasks import TASKS
-from surelock.experiments import task_accuracy
+from surelock.experiments.catalogue import quality
 from tests.server.tiny_llm import tiny_llm
 
 LIMIT = 256
@@ -48,7 +47,7 @@ def patched(tiny: LLM) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "load_llm", lambda *arguments: tiny)
         patch.setattr(Judge, "load", lambda *arguments, **options: FakeJudge())
-        patch.setattr(task_accuracy, "TASKS", {task: TASKS[task] for task in ("weekday", "unit")})
+        patch.setattr(quality, "QUICK", replace(quality.QUICK, task_kinds=("weekday", "unit")))
         patch.setenv("SURELOCK_COMMIT", "abc")
         yield patch
 

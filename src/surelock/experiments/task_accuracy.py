@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from surelock.eval.rules import NO_LOCK
 from surelock.eval.task_eval import CanvasKind, TaskSettings, evaluation_problems, measure_tasks
 from surelock.eval.task_table import ALL, summary_rows
-from surelock.eval.tasks import TASKS
 from surelock.experiments.result import Column, Row
 from surelock.experiments.rules import NONE, Rule
 
@@ -41,19 +40,20 @@ _LEVELS: Final = (1, 2)
 
 
 def task_rows(
-    bench: Workbench, rules: Sequence[Rule], *, num_problems: int, canvases: Sequence[CanvasKind]
+    bench: Workbench, rules: Sequence[Rule], *, kinds: Sequence[str], num_problems: int, canvases: Sequence[CanvasKind]
 ) -> tuple[list[Row], list[str]]:
     """A row for each kind of canvas and rule, and a line for what was left out.
 
     Args:
         rules: no lock first.
-        num_problems: of each kind of task, levels 1 and 2 in turn, test split.
+        kinds: of task, names in `TASKS`.
+        num_problems: of each kind, levels 1 and 2 in turn, test split.
         canvases: see `TaskSettings`.
     """
     if not bench.prompts.is_chat:
         return [], [f"tasks: {bench.llm.name} has no chat template to ask them through"]
     named = {NO_LOCK if rule.name == NONE else str(rule): rule for rule in rules}
-    problems = evaluation_problems(list(TASKS), _LEVELS, num_per_task=num_problems, seed=bench.options.seed)
+    problems = evaluation_problems(kinds, _LEVELS, num_per_task=num_problems, seed=bench.options.seed)
     run = measure_tasks(
         bench.llm,
         problems,
