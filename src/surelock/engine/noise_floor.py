@@ -9,7 +9,7 @@ import torch
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.models.transformer import Transformer
 from surelock.ops.row_attention import RowSpan, Spans
-from surelock.ops.step_kl import step_kl
+from surelock.ops.step_kl import StepKL, step_kl
 
 
 @torch.inference_mode()
@@ -19,13 +19,19 @@ def noise_floor(model: Transformer, canvases: Sequence[Sequence[int]]) -> dict[s
     Both are the same mathematics; matrix products of other shapes round differently. {"median", "p99", "max"} over
     all positions of all canvases.
     """
-    kl = torch.cat([step_kl(_hidden(model, ids, 1), _hidden(model, ids, 3), model.lm_head).kl for ids in canvases])
+    kl = torch.cat([null_pair(model, ids).kl for ids in canvases])
     ordered = kl.double().sort().values
     return {
         "median": float(ordered.quantile(0.5)),
         "p99": float(ordered.quantile(0.99)),
         "max": float(ordered[-1]),
     }
+
+
+@torch.inference_mode()
+def null_pair(model: Transformer, token_ids: Sequence[int], num_copies: int = 3) -> StepKL:
+    """KL in nats and uncertainty [N] of a canvas computed alone, against num_copies of it computed together."""
+    return step_kl(_hidden(model, token_ids, 1), _hidden(model, token_ids, num_copies), model.lm_head)
 
 
 def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ DEFAULT_LEVELS: Final = (1, 2, 3)
 PADDED_TOKENS: Final = 128
 # The answer to a sudoku is longer: four rows, four columns, four boxes.
 SUDOKU_TOKENS: Final = 160
-_FITTED_TO: Final = 32
+FITTED_TO: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ def _answer_length(llm: LLM, problem: Problem) -> int:
 
 def _max_tokens(asked: _Asked, canvas: CanvasKind, max_tokens: int | None) -> int:
     if canvas == "fitted":
-        return -(-asked.answer_length // _FITTED_TO) * _FITTED_TO
+        return -(-asked.answer_length // FITTED_TO) * FITTED_TO
     if max_tokens is not None:
         return max_tokens
     return SUDOKU_TOKENS if asked.problem.task == "sudoku" else PADDED_TOKENS

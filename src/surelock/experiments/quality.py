@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from surelock.eval.judge import perplexity
 from surelock.eval.metrics import agreement, distinct_n, entropy
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from surelock.eval.judge import Judge
     from surelock.experiments.prompts import Text
     from surelock.experiments.workbench import Workbench
-    from surelock.output import RequestOutput
 
 QUALITY_COLUMNS: Final = (
     Column("gen_ppl", "Gen-PPL", "{:.3f}"),
@@ -34,6 +33,15 @@ QUALITY_NOTE: Final = (
 )
 
 
+class Written(Protocol):
+    """The part of an output that is scored."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> list[int]: ...
+
+
 class TextJudge:
     """Scores continuations; each run is scored once.
 
@@ -49,7 +57,7 @@ class TextJudge:
         self._seed = seed
         self._scores: dict[int, list[tuple[float, int]]] = {}
 
-    def row(self, outputs: Sequence[RequestOutput], baseline: Sequence[RequestOutput]) -> Row:
+    def row(self, outputs: Sequence[Written], baseline: Sequence[Written]) -> Row:
         """Values of `QUALITY_COLUMNS`; `baseline` are the outputs of the same prompts without locks."""
         scores = self._score(outputs)
         ratio = perplexity_ratio(scores, self._score(baseline), seed=self._seed)
@@ -65,8 +73,16 @@ class TextJudge:
             ),
         }
 
-    def _score(self, outputs: Sequence[RequestOutput]) -> list[tuple[float, int]]:
-        # The workbench keeps every run, so an id is never used again.
+    def score_all(self, runs: Sequence[Sequence[Written]]) -> None:
+        """Score many runs as one batch, before their rows are asked for."""
+        texts = [output.text for outputs in runs for output in outputs]
+        scores = self._judge.negative_log_likelihood(self._prefixes * len(runs), texts)
+        num = len(self._prefixes)
+        for index, outputs in enumerate(runs):
+            self._scores[id(outputs)] = scores[index * num : (index + 1) * num]
+
+    def _score(self, outputs: Sequence[Written]) -> list[tuple[float, int]]:
+        # Callers keep every run, so an id is never used again.
         key = id(outputs)
         if key not in self._scores:
             texts = [output.text for output in outputs]
