@@ -31,18 +31,44 @@ def noise_floor(model: Transformer, canvases: Sequence[Sequence[int]]) -> dict[s
 @torch.inference_mode()
 def null_pair(model: Transformer, token_ids: Sequence[int], num_copies: int = 3) -> StepKL:
     """KL in nats and uncertainty [N] of a canvas computed alone, against num_copies of it computed together."""
-    return step_kl(_hidden(model, token_ids, 1), _hidden(model, token_ids, num_copies), model.lm_head)
+    alone, together = (_hidden(model, token_ids, num, _empty(model, num * len(token_ids))) for num in (1, num_copies))
+    return step_kl(alone, together, model.lm_head)
 
 
-def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int) -> torch.Tensor:
-    """Hidden rows [N, d] of the first of num_copies copies of a canvas computed together."""
-    num, config = len(token_ids), model.config
+@torch.inference_mode()
+def null_part(model: Transformer, token_ids: Sequence[int], positions: Sequence[int]) -> StepKL:
+    """KL in nats and uncertainty of the rows at positions, computed with all others against computed by themselves.
+
+    By themselves they read the keys and values of the whole canvas, as active rows read those of locked ones.
+    """
+    num, device = len(token_ids), model.device
+    empty = [_empty(model, num) for _ in range(model.config.num_layers)]
+    whole = _hidden(model, token_ids, 1, *empty)
+    rows = torch.tensor(positions, device=device)
+    batch = RowBatch(
+        torch.tensor(token_ids, device=device)[rows],
+        rows,
+        rows,
+        Spans.of([RowSpan(0, len(positions), num)], device),
+    )
+    return step_kl(model.hidden(batch, empty), whole[rows], model.lm_head)
+
+
+def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int, *kv: LayerKV) -> torch.Tensor:
+    """Hidden rows [N, d] of the first of num_copies copies of a canvas computed together.
+
+    kv: of each layer, or one for all where nobody reads them later.
+    """
+    num = len(token_ids)
     batch = RowBatch(
         torch.tensor(list(token_ids) * num_copies, device=model.device),
         torch.arange(num, device=model.device).repeat(num_copies),
         torch.arange(num_copies * num, device=model.device),
         Spans.of([RowSpan(copy * num, num, num) for copy in range(num_copies)], model.device),
     )
-    shape = (num_copies * num, config.num_kv_heads, config.head_dim)
-    kv = LayerKV(*(torch.empty(shape, dtype=model.dtype, device=model.device) for _ in range(2)))
-    return model.hidden(batch, [kv] * config.num_layers)[:num]
+    return model.hidden(batch, kv if len(kv) > 1 else kv * model.config.num_layers)[:num]
+
+
+def _empty(model: Transformer, num_places: int) -> LayerKV:
+    shape = (num_places, model.config.num_kv_heads, model.config.head_dim)
+    return LayerKV(*(torch.empty(shape, dtype=model.dtype, device=model.device) for _ in range(2)))
