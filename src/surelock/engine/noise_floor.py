@@ -36,22 +36,28 @@ def null_pair(model: Transformer, token_ids: Sequence[int], num_copies: int = 3)
 
 
 @torch.inference_mode()
-def null_part(model: Transformer, token_ids: Sequence[int], positions: Sequence[int]) -> StepKL:
-    """KL in nats and uncertainty of the rows at positions, computed with all others against computed by themselves.
+def null_part(
+    model: Transformer, token_ids: Sequence[int], positions: Sequence[int], others: Sequence[int] | None = None
+) -> StepKL:
+    """KL in nats and uncertainty of the rows at positions, computed by themselves against computed with other rows.
 
-    By themselves they read the keys and values of the whole canvas, as active rows read those of locked ones.
+    Both read the keys and values of the whole canvas, as active rows read those of locked ones.
+
+    others: positions of these rows. None: all the canvas has.
     """
     num, device = len(token_ids), model.device
-    empty = [_empty(model, num) for _ in range(model.config.num_layers)]
-    whole = _hidden(model, token_ids, 1, *empty)
-    rows = torch.tensor(positions, device=device)
-    batch = RowBatch(
-        torch.tensor(token_ids, device=device)[rows],
-        rows,
-        rows,
-        Spans.of([RowSpan(0, len(positions), num)], device),
-    )
-    return step_kl(model.hidden(batch, empty), whole[rows], model.lm_head)
+    kv = [_empty(model, num) for _ in range(model.config.num_layers)]
+    whole = _hidden(model, token_ids, 1, *kv)
+    ids = torch.tensor(token_ids, device=device)
+
+    def rows(chosen: Sequence[int]) -> torch.Tensor:
+        places = torch.tensor(chosen, device=device)
+        spans = Spans.of([RowSpan(0, len(chosen), num)], device)
+        copies = [LayerKV(each.keys.clone(), each.values.clone()) for each in kv]
+        return model.hidden(RowBatch(ids[places], places, places, spans), copies)
+
+    together = whole[list(positions)] if others is None else rows([*positions, *others])[: len(positions)]
+    return step_kl(rows(positions), together, model.lm_head)
 
 
 def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int, *kv: LayerKV) -> torch.Tensor:

@@ -19,6 +19,7 @@ from surelock.experiments.lengths import Length, of
 from surelock.experiments.registry import Experiment
 from surelock.experiments.result import Column, Picture, Result, Row, Table
 from surelock.models.transformer import Transformer
+from surelock.ops.step_kl import StepKL
 from surelock.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 FLOAT32, TF32, BFLOAT16 = "float32", "TF32", "bfloat16"
+# What changes the shape of a matrix product from one step to the next: other requests, and locks.
+BATCH, ALL, ONE_LESS = "batch grows", "all rows, few", "one row less"
 # A threshold means something if no more of what should be 0 lies above it.
 MAX_SHARE: Final = 0.01
 _QUANTILES: Final = (("median", 0.5), ("p99", 0.99), ("max", 1.0))
@@ -43,12 +46,12 @@ class Settings:
         lengths: only the first: N_gen and steps of the run whose canvases are taken.
         moments: when canvases are taken, as shares of the run.
         num_copies: a canvas alone is compared with so many copies of it together.
-        num_rows: so many rows of a canvas by themselves are compared with all its rows together.
+        num_rows: so many rows of a canvas by themselves are compared with all its rows, and with one row more.
         thresholds: to hold against the noise.
         edges: upper ends of the bins of uncertainty.
     """
 
-    num_prompts: int = 16
+    num_prompts: int = 12
     lengths: tuple[Length, ...] = of(64)
     moments: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     num_copies: tuple[int, ...] = (3, 16)
@@ -61,6 +64,7 @@ _QUICK: Final = Settings(num_prompts=2, lengths=of(24), moments=(0.3, 0.7), num_
 
 BIN_COLUMNS: Final = (
     Column("precision", "precision"),
+    Column("pair", "pair"),
     Column("rows", "rows"),
     Column("uncertainty_from", "uncertainty from", "{:g}"),
     Column("uncertainty_to", "to", "{:g}"),
@@ -71,6 +75,7 @@ BIN_COLUMNS: Final = (
 )
 THRESHOLD_COLUMNS: Final = (
     Column("precision", "precision"),
+    Column("pair", "pair"),
     Column("threshold", "epsilon", "{:.0e}"),
     Column("null_above", "null pairs above", "{:.2%}"),
     Column("uncertain_above", "of uncertain rows", "{:.2%}"),
@@ -78,6 +83,8 @@ THRESHOLD_COLUMNS: Final = (
     Column("means_something", "means something"),
 )
 VISIBLE, MASKED = "visible", "masked"
+# Precision, and what differs between the two sides.
+Kind = tuple[str, str]
 UNCERTAIN: Final = 0.1
 
 
@@ -106,7 +113,7 @@ def run(bench: Workbench) -> Result:
     texts = [text.canvas for text in bench.prompts.texts(num_texts)]
     prompts = [*texts, *bench.prompts.questions(settings.num_prompts - num_texts)]
     fitting, left_out = bench.fitting(settings.lengths[:1], prompts)
-    found: dict[str, Moved] = {}
+    found: dict[Kind, Moved] = {}
     canvases: list[list[int]] = []
     steps: Moved | None = None
     if fitting:
@@ -116,13 +123,14 @@ def run(bench: Workbench) -> Result:
         for precision in _precisions(bench.llm.device):
             with _precision(bench.llm.transformer, precision) as model:
                 bench.progress(f"null pairs, {precision}")
-                found[precision] = null_pairs(model, canvases, settings.num_copies, settings.num_rows)
-    bins = [row for precision, moved in found.items() for row in bin_rows(precision, moved, settings.edges)]
+                pairs = null_pairs(model, canvases, settings.num_copies, settings.num_rows)
+                found |= {(precision, pair): moved for pair, moved in pairs.items()}
+    bins = [row for kind, moved in found.items() for row in bin_rows(kind, moved, settings.edges)]
     held = [
         row
-        for precision, moved in found.items()
+        for kind, moved in found.items()
         if steps is not None
-        for row in threshold_rows(precision, moved, steps, settings.thresholds)
+        for row in threshold_rows(kind, moved, steps, settings.thresholds)
     ]
     return Result(
         number=FINDING.number,
@@ -131,11 +139,11 @@ def run(bench: Workbench) -> Result:
         method=(
             "Canvases of a float32 run without locks, at several moments of it, computed in the engine's own forward: "
             f"alone against among copies of themselves ({wording.listed([str(num) for num in settings.num_copies])} "
-            "together), as a batch grows, and all rows against some of them that read the keys and values of the "
-            f"others ({wording.listed([str(num) for num in settings.num_rows])} rows), as rows lock. Both sides are "
-            "the same mathematics; matrix products of other shapes round differently, so each KL should be 0 and is "
-            "rounding. The divergence itself is computed in float32 from hidden rows of either "
-            "precision. Visible rows hold a token: only they can lock. Uncertainty is 1 - max p. A threshold means "
+            f"together; {BATCH!r}); and {wording.listed([str(num) for num in settings.num_rows])} rows, which read the "
+            f"keys and values of the others, against all rows ({ALL!r}) and against one row more ({ONE_LESS!r}), as "
+            "rows lock. Both sides are the same mathematics; matrix products of other shapes round differently, so "
+            "each KL should be 0 and is rounding. The divergence itself is computed in float32 from hidden rows of "
+            "either precision. Visible rows hold a token: only they can lock. Uncertainty is 1 - max p. A threshold means "
             f"something here if at most {MAX_SHARE:.0%} of the null pairs of visible rows lie above it: below that, "
             "rounding decides whether a row that stands still may lock."
         ),
@@ -152,34 +160,35 @@ def run(bench: Workbench) -> Result:
 
 def null_pairs(
     model: Transformer, canvases: Sequence[Sequence[int]], num_copies: Sequence[int], num_rows: Sequence[int]
-) -> Moved:
-    """Of each canvas alone against each number of copies, and of all its rows against each number of them."""
+) -> dict[str, Moved]:
+    """By kind of pair: each canvas alone against each number of copies; that many of its rows against all, and more."""
     mask_id = model.config.mask_token_id
-    parts = []
+    parts: dict[str, list[Moved]] = {BATCH: [], ALL: [], ONE_LESS: []}
     for canvas in canvases:
         is_visible = np.asarray(canvas) != mask_id
         for num in num_copies:
-            pair = null_pair(model, canvas, num)
-            parts.append(Moved(_array(pair.kl), _array(pair.uncertainty), is_visible))
+            parts[BATCH].append(_moved(null_pair(model, canvas, num), is_visible))
         for num in num_rows:
             positions = sorted({index * len(canvas) // num for index in range(num)})
-            part = null_part(model, canvas, positions)
-            parts.append(Moved(_array(part.kl), _array(part.uncertainty), is_visible[positions]))
-    return Moved.joined(parts)
+            others = [position for position in range(len(canvas)) if position not in positions][:1]
+            parts[ALL].append(_moved(null_part(model, canvas, positions), is_visible[positions]))
+            parts[ONE_LESS].append(_moved(null_part(model, canvas, positions, others), is_visible[positions]))
+    return {pair: Moved.joined(found) for pair, found in parts.items() if found}
 
 
-def bin_rows(precision: str, moved: Moved, edges: Sequence[float]) -> list[Row]:
+def bin_rows(kind: Kind, moved: Moved, edges: Sequence[float]) -> list[Row]:
     """Values of `BIN_COLUMNS`; bins are open below, the first from 0 on, and empty ones are left out."""
     rows = []
-    for kind, of_kind in ((VISIBLE, moved.is_visible), (MASKED, ~moved.is_visible)):
+    for rows_of, of_kind in ((VISIBLE, moved.is_visible), (MASKED, ~moved.is_visible)):
         for low, high in zip((0.0, *edges), edges, strict=False):
             inside = (moved.uncertainty <= high) & ((moved.uncertainty > low) | (low == 0))
             kl = moved.kl[of_kind & inside]
             if len(kl):
                 rows.append(
                     {
-                        "precision": precision,
-                        "rows": kind,
+                        "precision": kind[0],
+                        "pair": kind[1],
+                        "rows": rows_of,
                         "uncertainty_from": low,
                         "uncertainty_to": high,
                         "num_rows": len(kl),
@@ -189,7 +198,7 @@ def bin_rows(precision: str, moved: Moved, edges: Sequence[float]) -> list[Row]:
     return rows
 
 
-def threshold_rows(precision: str, null: Moved, steps: Moved, thresholds: Sequence[float]) -> list[Row]:
+def threshold_rows(kind: Kind, null: Moved, steps: Moved, thresholds: Sequence[float]) -> list[Row]:
     """Values of `THRESHOLD_COLUMNS`: of visible rows only."""
     own, real = null.where(null.is_visible), steps.where(steps.is_visible)
     uncertain = own.where(own.uncertainty > UNCERTAIN)
@@ -198,7 +207,8 @@ def threshold_rows(precision: str, null: Moved, steps: Moved, thresholds: Sequen
         above = float((own.kl > threshold).mean())
         rows.append(
             {
-                "precision": precision,
+                "precision": kind[0],
+                "pair": kind[1],
                 "threshold": threshold,
                 "null_above": above,
                 "uncertain_above": float((uncertain.kl > threshold).mean()) if len(uncertain.kl) else None,
@@ -226,13 +236,8 @@ def _trace(
                 if step.step in wanted:
                     canvases += step.inputs.tolist()
                 if step.step > 1:
-                    parts.append(
-                        Moved(
-                            _array(step.kl.flatten()),
-                            _array(step.uncertainty.flatten()),
-                            ~step.masked.flatten().cpu().numpy(),
-                        )
-                    )
+                    moved = StepKL(step.kl.flatten(), step.uncertainty.flatten())
+                    parts.append(_moved(moved, ~step.masked.flatten().cpu().numpy()))
     return canvases, Moved.joined(parts)
 
 
@@ -252,38 +257,35 @@ def _precision(model: Transformer, precision: str) -> Iterator[Transformer]:
         torch.set_float32_matmul_precision(before)
 
 
-def _array(values: torch.Tensor) -> Array:
-    return values.double().cpu().numpy()
+def _moved(found: StepKL, is_visible: npt.NDArray[np.bool_]) -> Moved:
+    kl, uncertainty = (values.double().cpu().numpy() for values in found)
+    return Moved(kl, uncertainty, is_visible)
 
 
-def _findings(found: dict[str, Moved], held: Sequence[Row]) -> list[str]:
+def _findings(found: dict[Kind, Moved], held: Sequence[Row]) -> list[str]:
     sentences = []
-    for precision, moved in found.items():
+    for (precision, pair), moved in found.items():
         own = moved.where(moved.is_visible)
         median, p99, largest = (float(np.quantile(own.kl, at)) for _, at in _QUANTILES)
-        here = [row for row in held if row["precision"] == precision]
+        here = [row for row in held if (row["precision"], row["pair"]) == (precision, pair)]
         fine = [row["threshold"] for row in here if row["means_something"] == "yes"]
-        above = (
+        verdict = (
             f"thresholds from {wording.threshold(min(fine))} mean something" if fine else "no threshold means something"
         )
-        sentences.append(
-            f"{precision}: of {len(own.kl)} null pairs of visible rows the median KL is {_nats(median)}, the 99th "
-            f"percentile {_nats(p99)}, the largest {_nats(largest)}: {above}."
+        sentence = (
+            f"{precision}, {pair}: of {len(own.kl)} null pairs of visible rows the median KL is {_nats(median)}, the "
+            f"99th percentile {_nats(p99)}, the largest {_nats(largest)}: {verdict}"
         )
         if lost := [row for row in here if row["means_something"] == "no"]:
-            worst = lost[-1]
-            sentences.append(
-                f"{precision}, epsilon {wording.threshold(worst['threshold'])}: rounding alone would keep "
-                f"{worst['null_above']:.1%} of rows that stand still from locking."
+            sentence += (
+                f"; at {wording.threshold(lost[-1]['threshold'])} rounding alone would keep "
+                f"{lost[-1]['null_above']:.1%} of rows that stand still from locking"
             )
-        uncertain = own.where(own.uncertainty > UNCERTAIN)
-        settled = own.where(own.uncertainty <= UNCERTAIN)
-        if len(uncertain.kl) and len(settled.kl):
-            high, low = (float(np.quantile(part.kl, 0.99)) for part in (uncertain, settled))
-            sentences.append(
-                f"{precision}: the 99th percentile is {_nats(high)} where uncertainty is above {UNCERTAIN:g}, and "
-                f"{_nats(low)} elsewhere."
-            )
+        uncertain, settled = own.where(own.uncertainty > UNCERTAIN), own.where(own.uncertainty <= UNCERTAIN)
+        if len(uncertain.kl) and len(settled.kl) and largest > 0:
+            high, low = (_nats(float(np.quantile(part.kl, 0.99))) for part in (uncertain, settled))
+            sentence += f". Where uncertainty is above {UNCERTAIN:g} the 99th percentile is {high}, elsewhere {low}"
+        sentences.append(f"{sentence}.")
     return sentences
 
 
@@ -294,21 +296,23 @@ def _nats(value: float) -> str:
 def _draw(bins: Sequence[Row], held: Sequence[Row]) -> Figure:
     from surelock.experiments import style
 
-    figure, ((left, right),) = style.axes_grid(1, 2, height=4.4, width=9.6)
-    names = list(dict.fromkeys(row["precision"] for row in held))
+    figure, ((left, right),) = style.axes_grid(1, 2, height=4.8, width=9.6)
+    kinds = list(dict.fromkeys((row["precision"], row["pair"]) for row in held))
+    colours = dict(zip(dict.fromkeys(precision for precision, _ in kinds), style.SERIES, strict=False))
+    looks = {BATCH: ("o", style.DOTTED), ALL: ("s", "-"), ONE_LESS: ("^", style.DASHED)}
     edges = sorted({row["uncertainty_to"] for row in bins})
-    for place, name in enumerate(names):
-        colour, marker = style.SERIES[place], style.MARKERS[place]
-        own = [row for row in bins if row["precision"] == name and row["rows"] == VISIBLE]
-        x = [edges.index(row["uncertainty_to"]) + 0.14 * (place - (len(names) - 1) / 2) for row in own]
+    for place, (precision, pair) in enumerate(kinds):
+        colour, (marker, line) = colours[precision], looks[pair]
+        own = [row for row in bins if (row["precision"], row["pair"]) == (precision, pair) and row["rows"] == VISIBLE]
+        x = [edges.index(row["uncertainty_to"]) + 0.09 * (place - (len(kinds) - 1) / 2) for row in own]
         # Equal posteriors have a KL of 0, which a logarithmic axis cannot show.
         median, p99, largest = ([max(row[key], _LEAST) for row in own] for key, _ in _QUANTILES)
-        left.vlines(x, median, largest, color=colour, linewidth=1.4)
-        left.plot(x, p99, color=colour, marker=marker, linestyle="none", label=name)
-        curve = [row for row in held if row["precision"] == name]
+        left.vlines(x, median, largest, color=colour, linewidth=1.2)
+        left.plot(x, p99, color=colour, marker=marker, markersize=5, linestyle="none")
+        curve = [row for row in held if (row["precision"], row["pair"]) == (precision, pair)]
         right.plot(
             [row["threshold"] for row in curve], [100 * row["null_above"] for row in curve], color=colour,
-            marker=marker, markersize=10 - 2.5 * place, label=name,
+            marker=marker, markersize=5, linestyle=line, label=f"{precision}, {pair}",
         )  # fmt: skip
     left.set_yscale("log")
     lows = (0.0, *edges)
@@ -318,10 +322,10 @@ def _draw(bins: Sequence[Row], held: Sequence[Row]) -> Figure:
     thresholds = sorted({row["threshold"] for row in held})
     for threshold in thresholds:
         left.axhline(threshold, color=style.QUIET, linestyle=style.DOTTED, linewidth=0.9)
-    real = [row for row in held if row["precision"] == names[0]]
+    real = [row for row in held if (row["precision"], row["pair"]) == kinds[0]]
     right.plot(
         [row["threshold"] for row in real], [100 * (1 - row["steps_below"]) for row in real], color=style.INK,
-        linestyle=style.DASHED, marker="*", label="steps of a real run",
+        marker="*", label="steps of a real run",
     )  # fmt: skip
     right.axhline(100 * MAX_SHARE, color=style.QUIET, linewidth=0.9)
     style.epsilon_axis(right, thresholds)
