@@ -59,7 +59,10 @@ def _scatter(
     """sign: 1 where more is better, -1 where less is."""
     shown = [row for row in rows if row["min_visible"] is not None]
     thresholds = sorted({row["threshold"] for row in shown})
-    best = [shown[index] for index in front([(row["active_ratio"], sign * value(row)) for row in shown])]
+    # Shares of other problems cannot be compared.
+    num = max(row.get("num_problems", 0) for row in shown)
+    alike = [row for row in shown if row.get("num_problems", 0) == num]
+    best = [alike[index] for index in front([(row["active_ratio"], sign * value(row)) for row in alike])]
     axes.plot(
         [row["active_ratio"] for row in best], [value(row) for row in best], color=style.QUIET, linewidth=1.2, zorder=1
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,15 +76,11 @@ def test_fitted_problems(bench: Workbench) -> None:
 def test_problems_longer_than_the_model_are_left_out(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     problems, _ = fitted_problems(bench, TRAINED, num_per_task=1)
     longest = max(len(each.prompt) + each.max_tokens for each in problems)
-    limited = bench.llm.config.__class__(**{**_fields(bench.llm.config), "max_sequence_length": longest - 1})
+    limited = replace(bench.llm.config, max_sequence_length=longest - 1)
     monkeypatch.setattr(bench.llm, "config", limited)
     fewer, (line,) = fitted_problems(bench, TRAINED, num_per_task=1)
     assert len(fewer) < len(problems)
     assert f"are longer than the model's {longest - 1} positions" in line
-
-
-def _fields(config: object) -> dict[str, object]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 def test_compared_by_hand() -> None:

@@ -143,9 +143,9 @@ def run(bench: Workbench) -> Result:
             f"keys and values of the others, against all rows ({ALL!r}) and against one row more ({ONE_LESS!r}), as "
             "rows lock. Both sides are the same mathematics; matrix products of other shapes round differently, so "
             "each KL should be 0 and is rounding. The divergence itself is computed in float32 from hidden rows of "
-            "either precision. Visible rows hold a token: only they can lock. Uncertainty is 1 - max p. A threshold means "
-            f"something here if at most {MAX_SHARE:.0%} of the null pairs of visible rows lie above it: below that, "
-            "rounding decides whether a row that stands still may lock."
+            "either precision. Visible rows hold a token: only they can lock. Uncertainty is 1 - max p. A threshold "
+            f"means something here if at most {MAX_SHARE:.0%} of the null pairs of visible rows lie above it: below "
+            "that, rounding decides whether a row that stands still may lock."
         ),
         facts=bench.facts(settings, num_canvases=len(canvases), prompts=bench.prompts.question_source),
         tables=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from surelock.experiments import wording
 from surelock.experiments.fitted_tasks import RIGHT_COLUMNS, RIGHT_NOTE, TRAINED, compared, fitted_problems
@@ -318,7 +318,7 @@ def _lines(
             continue
         colour, marker, line = looks[name]
         x = [row["temperature"] for row in own]
-        hollow = {"markersize": 10, "markerfacecolor": "none"} if name == NONE else {}
+        hollow: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none"} if name == NONE else {}
         axes.plot(x, [row[key] for row in own], color=colour, marker=marker, linestyle=line, label=name, **hollow)
         if ends is not None:
             low, high = ([row[end] for row in own] for end in ends)
