@@ -82,7 +82,7 @@ class Settings:
 _QUICK: Final = Settings(
     min_visible=(0, 1, 2),
     thresholds=(5e-4,),
-    lengths=of(32, (32, 8)),
+    lengths=of(24, (24, 6)),
     num_prompts=2,
     tokens_per_step=(1,),
     tasks=("unit",),
@@ -529,8 +529,8 @@ _CACHE_NOTE: Final = (
 _KINDS_NOTE: Final = "Share of right answers by kind of problem; columns: visible steps at epsilon."
 _FRONT_CAPTION: Final = (
     "One token a step: right answers against no lock, and Gen-PPL against no lock, over the share of rows computed. "
-    "Grey lines: rules that none beats in both, of those asked as many problems (the table has the numbers). Bars: 95 % "
-    "intervals, of rules without a gate."
+    "Grey lines: rules that none beats in both, of those asked as many problems (the table has the numbers). Bars: "
+    "95 % intervals, of rules without a gate."
 )
 _LOCK_CAPTION: Final = (
     "Gen-PPL with locks / without (texts), and right answers against no lock in points (problems), for every rule of "
