@@ -1,0 +1,1 @@
+"""Many locking rules over the same prompts, in one batch of the dense decoder."""
