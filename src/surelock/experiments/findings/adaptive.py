@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from surelock.experiments import wording
 from surelock.experiments.lengths import Length, of
@@ -24,7 +24,15 @@ from surelock.experiments.sweep.answers import (
     task_row,
     text_row,
 )
-from surelock.experiments.sweep.compare import EQUAL_COLUMNS, EQUAL_NOTE, compare_answers, verdict
+from surelock.experiments.sweep.compare import (
+    EQUAL_COLUMNS,
+    EQUAL_NOTE,
+    PLACE_COLUMNS,
+    compare_answers,
+    means,
+    tally,
+    verdict,
+)
 from surelock.experiments.sweep.policies import ByKL, Constant, FiniteHorizon, MasksLeft, Policy, Schedule
 from surelock.experiments.sweep.together import COST_NOTE, Variant, cost_row
 from surelock.params import LockParams
@@ -132,12 +140,13 @@ def run(bench: Workbench) -> Result:
         ),
         facts=bench.facts(settings, prompts=bench.prompts.text_source, judge=judge.name),
         tables=[
-            Table("adaptive", EQUAL_NOTE, (*SETTING_COLUMNS[:3], *EQUAL_COLUMNS), equal),
+            Table("adaptive", EQUAL_NOTE, (*SETTING_COLUMNS[:3], *EQUAL_COLUMNS), means(equal)),
+            Table("adaptive_places", EQUAL_NOTE, (*SETTING_COLUMNS[:3], *PLACE_COLUMNS), equal, on_page=False),
             Table("adaptive_texts", f"{QUALITY_NOTE} {COST_NOTE}", COLUMNS, rows),
             Table("adaptive_tasks", TASK_NOTE, (*SETTING_COLUMNS, *TASK_COLUMNS), problem_rows),
         ],
         pictures=[Picture("adaptive", _CAPTION, lambda: _draw(rows, problem_rows))] if rows else [],
-        findings=_findings(rows, equal),
+        findings=_findings(rows, means(equal)),
         left_out=left_out,
     )
 
@@ -181,7 +190,11 @@ def _problem_row(bench: Workbench, length: Length, each: _Setting, solved: Mappi
 
 
 def _equal(
-    bench: Workbench, length: Length, chosen: Sequence[_Setting], answers: Mapping[str, Answers], what: str
+    bench: Workbench,
+    length: Length,
+    chosen: Sequence[_Setting],
+    answers: Mapping[str, Answers],
+    what: Literal["texts", "problems"],
 ) -> list[Row]:
     """Each schedule against the constant one with the same rule for prompt rows; the constant one against itself."""
     found: list[Row] = []
@@ -219,19 +232,19 @@ def _findings(rows: Sequence[Row], equal: Sequence[Row]) -> list[str]:
                 f"{wording.span([row['ppl_ratio'] for row in constant])} times that without locks."
             )
             for schedule in SCHEDULES[1:]:
-                means = [
+                compared = [
                     row
                     for row in equal
-                    if (row["length"], row["prompt_rule"], row["schedule"], row["place"])
-                    == (length, prompt_rule, schedule, "mean")
+                    if (row["length"], row["prompt_rule"], row["schedule"]) == (length, prompt_rule, schedule)
                 ]
-                if means:
-                    told = "; ".join(verdict(row) for row in means)
+                if compared:
+                    told = "; ".join(verdict(row) for row in compared)
                     found.append(
                         f"N_gen/steps {length}, prompt rows lock {_how(prompt_rule)}, {schedule} against constant at "
                         f"equal active ratio: {told}."
                     )
-    found.append(_tally(equal))
+    if equal:
+        found.append(tally(equal, "a constant epsilon", "the schedule"))
     return found
 
 
@@ -239,18 +252,9 @@ def _how(prompt_rule: str) -> str:
     return "as others do" if prompt_rule == AS_OTHERS else "at step 2"
 
 
-def _tally(equal: Sequence[Row]) -> str:
-    means = [row for row in equal if row["place"] == "mean"]
-    better = sum(row["is_better"] == "yes" for row in means)
-    worse = sum(row["is_better"] == "no" for row in means)
-    return (
-        f"Of {len(means)} comparisons with a constant epsilon of equal cost, {better} show the schedule better, "
-        f"{worse} worse, and {len(means) - better - worse} neither (95 % intervals, not corrected for their number)."
-    )
-
-
 def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
     from surelock.experiments import style
+    from surelock.experiments.sweep.drawing import ppl_ratio_axis
 
     lengths = list(dict.fromkeys(row["length"] for row in rows))
     kinds: list[tuple[Sequence[Row], str, str, str]] = [
@@ -270,7 +274,7 @@ def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
             if line is grid[0]:
                 axes.set_title(f"N_gen/steps = {length}", fontsize=10)
             if key == "ppl_ratio":
-                style.ratio_axis(axes, "y")
+                ppl_ratio_axis(axes)
     style.legend_below(figure, [axes for line in grid for axes in line], columns=3)
     return figure
 
@@ -291,7 +295,7 @@ def _panel(axes: Any, rows: Sequence[Row], key: str, cost: str, style: Any) -> N
                     markersize=5,
                     markerfacecolor=style.SERIES[index] if prompt_rule == AS_OTHERS else style.PAGE,
                     linestyle="-" if prompt_rule == AS_OTHERS else style.DASHED,
-                    label=schedule if prompt_rule == AS_OTHERS else f"{schedule}, prompt locks at step 2",
+                    label=schedule if prompt_rule == AS_OTHERS else f"{schedule}, prompt rule",
                 )
     none = [float(row[key]) for row in rows if row["schedule"] == NONE]
     if none and math.isfinite(none[0]):
@@ -299,7 +303,7 @@ def _panel(axes: Any, rows: Sequence[Row], key: str, cost: str, style: Any) -> N
 
 
 _CAPTION: Final = (
-    "Quality against the rows computed, one line for each schedule over its scale. Open markers: all prompt rows "
-    "locked after step 2. Black line: no lock."
+    "Quality against the rows computed, one line for each schedule over its scale. Open markers, prompt rule: all "
+    "prompt rows locked after step 2. Black line: no lock."
 )
 FINDING: Final = Experiment("finding", "adaptive", "Epsilon schedules for short outputs", run)

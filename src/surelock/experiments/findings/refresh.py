@@ -290,6 +290,7 @@ def _beats(other: Row, row: Row, quality: str, cost: str) -> bool:
 
 def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
     from surelock.experiments import style
+    from surelock.experiments.sweep.drawing import ppl_ratio_axis
 
     panels = [(rows, "ppl_ratio", "active_ratio"), (rows, "agreement", "active_ratio")]
     if problems:
@@ -328,7 +329,7 @@ def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
         axes.axhline(none, color=style.INK, linewidth=0.9, label="no lock")
         axes.set_xlabel("active ratio, refreshes included")
     line[0].set_ylabel("Gen-PPL ratio")
-    style.ratio_axis(line[0], "y")
+    ppl_ratio_axis(line[0])
     line[1].set_ylabel("agreement")
     for axes, name in zip(line, ("texts", "texts", "problems"), strict=False):
         axes.set_title(name, fontsize=10)

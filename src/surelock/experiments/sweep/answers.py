@@ -116,21 +116,21 @@ def choose_problems(
 
     max_tokens: take only those whose fitted canvases have so many; None for all.
     """
-    num_each = max(1, num_problems // (len(tasks) * len(_LEVELS)))
-    chosen: list[Asked] = []
+    num_drawn = _POOL * max(1, num_problems // (len(tasks) * len(_LEVELS)))
+    pools = []
     for task in tasks:
         for level in _LEVELS:
-            pool = [
-                _asked(llm, problem)
-                for problem in evaluation_problems([task], (level,), num_per_task=_POOL * num_each, seed=seed)
-            ]
-            pool = [each for each in pool if len(each.prompt) + each.max_tokens <= llm.config.max_sequence_length]
-            if max_tokens is not None:
-                pool = [each for each in pool if each.max_tokens == max_tokens]
-            common = Counter(_shape(each) for each in pool)
-            # Sorting keeps the order of problems of one length.
-            pool.sort(key=lambda each: (-common[_shape(each)], _shape(each)))
-            chosen += pool[:num_each]
+            drawn = evaluation_problems([task], (level,), num_per_task=num_drawn, seed=seed)
+            pool = [_asked(llm, problem) for problem in drawn]
+            fits = [each for each in pool if len(each.prompt) + each.max_tokens <= llm.config.max_sequence_length]
+            pools.append([each for each in fits if max_tokens in (None, each.max_tokens)])
+    pools = [pool for pool in pools if pool]
+    chosen: list[Asked] = []
+    for pool in pools:
+        common = Counter(_shape(each) for each in pool)
+        # Sorting keeps the order of problems of one length.
+        pool.sort(key=lambda each, common=common: (-common[_shape(each)], _shape(each)))  # type: ignore[misc]
+        chosen += pool[: max(1, num_problems // len(pools))]
     return chosen
 
 

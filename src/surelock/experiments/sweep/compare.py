@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from surelock.experiments import wording
 from surelock.experiments.result import Column, Row
 from surelock.experiments.sweep.answers import Answers
 from surelock.experiments.sweep.equal_cost import Array, Curve, Difference, at_equal_cost, stacked
 
 EQUAL_COLUMNS: Final = (
     Column("measure", "measure"),
-    Column("place", "active ratio"),
     Column("own", "value", "{:.3f}"),
     Column("other", "compared with", "{:.3f}"),
     Column("difference", "difference", "{:+.4f}"),
@@ -21,25 +19,31 @@ EQUAL_COLUMNS: Final = (
     Column("high", "to", "{:+.4f}"),
     Column("is_better", "better"),
 )
+PLACE_COLUMNS: Final = (Column("place"), *EQUAL_COLUMNS)
 EQUAL_NOTE: Final = (
-    "At equal active ratio: the value between measured settings, on straight lines, at five places between the ends "
-    "that both families reach, and the mean of these; with a 95 % bootstrap interval over prompts. Gen-PPL is compared "
-    "as nats a token of the judge. Better: whether the interval lies on the better side of 0; a dash if it holds 0."
+    "At equal active ratio: the value between measured settings, on straight lines, as the mean of five places between "
+    "the ends that both families reach (each place is in a CSV file); with a 95 % bootstrap interval over prompts. "
+    "Gen-PPL is compared as nats a token of the judge. Better: whether the interval lies on the better side of 0; a "
+    "dash if it holds 0."
 )
 AGREEMENT, NATS, RIGHT, TASK_AGREEMENT = "agreement", "nats a token", "right answers", "agreement, problems"
-MEAN: Final = "mean"
 
 
 def compare_answers(
-    own: Sequence[Answers], other: Sequence[Answers], what: Literal["texts", "problems"] | str, *, seed: int
+    own: Sequence[Answers], other: Sequence[Answers], what: Literal["texts", "problems"], *, seed: int
 ) -> list[Row]:
-    """Values of `EQUAL_COLUMNS`: every measure at every place, the mean last; none where the costs do not overlap."""
+    """Values of `PLACE_COLUMNS`: each measure at every place, their mean (place None) last; none if they share no cost."""
     measures = (AGREEMENT, NATS) if what == "texts" else (RIGHT, TASK_AGREEMENT)
     rows: list[Row] = []
     for measure in measures:
         found = at_equal_cost(_curve(own, measure), _curve(other, measure), seed=seed)
         rows += [_row(measure, each) for each in found]
     return rows
+
+
+def means(rows: Sequence[Row]) -> list[Row]:
+    """Only the means over the places, without the place."""
+    return [{name: value for name, value in row.items() if name != "place"} for row in rows if row["place"] is None]
 
 
 def verdict(row: Row) -> str:
@@ -57,8 +61,8 @@ def _row(measure: str, found: Difference) -> Row:
     if found.low * found.high > 0:
         better = "yes" if sign * found.difference > 0 else "no"
     return {
+        "place": found.cost,
         "measure": measure,
-        "place": MEAN if found.cost is None else wording.number(found.cost),
         "own": found.own,
         "other": found.other,
         "difference": found.difference,
@@ -78,3 +82,12 @@ def _curve(family: Sequence[Answers], measure: str) -> Curve:
         return Curve(cost, cost_unit, value, stacked([[num for _, num in each.scores] for each in family]))
     values = [each.right if measure == RIGHT else each.agreement for each in family]
     return Curve(cost, cost_unit, stacked(values), ones)
+
+
+def tally(rows: Sequence[Row], what: str, better: str) -> str:
+    """How many of the means are better or worse."""
+    num_better, num_worse = (sum(row["is_better"] == word for row in rows) for word in ("yes", "no"))
+    return (
+        f"Of {len(rows)} comparisons with {what} at equal cost, {num_better} show {better} better, {num_worse} worse, "
+        f"and {len(rows) - num_better - num_worse} neither (95 % intervals, not corrected for their number)."
+    )
