@@ -16,6 +16,7 @@ from surelock.experiments.result import Column, Picture, Result, Row, Table
 from surelock.experiments.rules import NONE
 from surelock.experiments.sweep.answers import (
     TASK_COLUMNS,
+    TASK_NAMES,
     TASK_NOTE,
     Answers,
     answer_problems,
@@ -54,7 +55,7 @@ class Settings:
     """What is measured.
 
     Attributes:
-        num_prompts: texts. `num_problems`: of each length that a fitted canvas can have.
+        num_prompts: texts. `num_problems`: of each length, of all kinds together. `tasks`: these kinds.
         lengths: N_gen and steps.
         constants, horizons, masks_left: scales of the three schedules.
         kappa: of the last one.
@@ -62,6 +63,7 @@ class Settings:
 
     num_prompts: int = 48
     num_problems: int = 48
+    tasks: tuple[str, ...] = TASK_NAMES
     lengths: tuple[Length, ...] = of(32, 64)
     constants: tuple[float, ...] = (5e-6, 5e-5, 5e-4, 5e-3, 5e-2, 0.5)
     horizons: tuple[float, ...] = (5e-3, 5e-2, 0.5, 5.0, 50.0, 500.0)
@@ -120,7 +122,11 @@ def run(bench: Workbench) -> Result:
         if not bench.prompts.is_chat:
             continue
         problems = choose_problems(
-            bench.llm, settings.num_problems, seed=bench.options.seed, max_tokens=length.num_generated
+            bench.llm,
+            settings.num_problems,
+            seed=bench.options.seed,
+            tasks=settings.tasks,
+            max_tokens=length.num_generated,
         )
         if not problems:
             left_out = [*left_out, f"tasks, N_gen {length.num_generated}: no right answer fits so many positions"]

@@ -19,6 +19,7 @@ from surelock.experiments.result import Column, Picture, Result, Row, Table
 from surelock.experiments.rules import NONE
 from surelock.experiments.sweep.answers import (
     TASK_COLUMNS,
+    TASK_NAMES,
     TASK_NOTE,
     Answers,
     answer_problems,
@@ -63,7 +64,8 @@ class Settings:
     """What is measured.
 
     Attributes:
-        num_prompts: texts. `num_problems`: of all kinds together. `num_forced`: texts whose decisions are repeated.
+        num_prompts: texts. `num_problems`: of all kinds together. `tasks`: these kinds.
+        num_forced: texts whose decisions are repeated.
         lengths: N_gen and steps of the texts; only the first is measured.
         tokens_per_step: of the problems.
         thresholds: epsilons. `drifts`: relative movements.
@@ -72,6 +74,7 @@ class Settings:
 
     num_prompts: int = 48
     num_problems: int = 80
+    tasks: tuple[str, ...] = TASK_NAMES
     num_forced: int = 16
     lengths: tuple[Length, ...] = of(64)
     tokens_per_step: int = 1
@@ -82,7 +85,8 @@ class Settings:
 
 QUICK: Final = Settings(
     num_prompts=2,
-    num_problems=10,
+    num_problems=4,
+    tasks=("shop", "unit"),
     num_forced=1,
     lengths=(Length(16, 8),),
     tokens_per_step=8,
@@ -153,7 +157,7 @@ def run(bench: Workbench) -> Result:
         blind = _blind_rows(bench, canvases, length)
     solved: Mapping[str, Answers] = {}
     if bench.prompts.is_chat:
-        problems = choose_problems(bench.llm, settings.num_problems, seed=bench.options.seed)
+        problems = choose_problems(bench.llm, settings.num_problems, seed=bench.options.seed, tasks=settings.tasks)
         solved = answer_problems(bench, problems, variants, tokens_per_step=settings.tokens_per_step)
     else:
         left_out = [*left_out, f"tasks: {bench.llm.name} has no chat template to ask them through"]

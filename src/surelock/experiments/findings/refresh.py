@@ -15,6 +15,7 @@ from surelock.experiments.result import Column, Picture, Result, Row, Table
 from surelock.experiments.rules import DEFAULT, NONE, PAPER
 from surelock.experiments.sweep.answers import (
     TASK_COLUMNS,
+    TASK_NAMES,
     TASK_NOTE,
     Answers,
     answer_problems,
@@ -44,7 +45,7 @@ class Settings:
 
     Attributes:
         num_prompts: texts.
-        num_problems: of all kinds together.
+        num_problems: of all kinds together. `tasks`: these kinds.
         lengths: N_gen and steps of the texts; only the first is measured.
         tokens_per_step: of the problems.
         periods: of refreshing.
@@ -54,6 +55,7 @@ class Settings:
 
     num_prompts: int = 64
     num_problems: int = 120
+    tasks: tuple[str, ...] = TASK_NAMES
     lengths: tuple[Length, ...] = of(64)
     tokens_per_step: int = 1
     periods: tuple[int, ...] = (4, 8, 16, 32)
@@ -76,7 +78,8 @@ class Settings:
 
 QUICK: Final = Settings(
     num_prompts=2,
-    num_problems=10,
+    num_problems=4,
+    tasks=("shop", "unit"),
     lengths=(Length(12, 6),),
     tokens_per_step=8,
     periods=(2,),
@@ -130,7 +133,7 @@ def run(bench: Workbench) -> Result:
         answers = continue_texts(bench, judge, texts, length, variants)
     solved: Mapping[str, Answers] = {}
     if bench.prompts.is_chat:
-        problems = choose_problems(bench.llm, settings.num_problems, seed=bench.options.seed)
+        problems = choose_problems(bench.llm, settings.num_problems, seed=bench.options.seed, tasks=settings.tasks)
         solved = answer_problems(bench, problems, variants, tokens_per_step=settings.tokens_per_step)
     else:
         left_out = [*left_out, f"tasks: {bench.llm.name} has no chat template to ask them through"]

@@ -46,7 +46,7 @@ TASK_COLUMNS: Final = (
     Column("task_full_ratio"),
 )
 TASK_NOTE: Final = (
-    "Tasks: test problems of shop, story, add, unit and json, levels 1 and 2 in equal parts, on fitted canvases (N_gen "
+    "Tasks: test problems of the kinds listed below, levels 1 and 2 in equal parts, on fitted canvases (N_gen "
     "is the length of a right answer and its end, rounded up to a multiple of 32). Of each kind and level the problems "
     "with the most common lengths are taken, so that many canvases are decoded together. Against no lock: paired "
     "difference with a 95 % bootstrap interval over problems."

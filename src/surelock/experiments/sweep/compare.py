@@ -32,7 +32,7 @@ AGREEMENT, NATS, RIGHT, TASK_AGREEMENT = "agreement", "nats a token", "right ans
 def compare_answers(
     own: Sequence[Answers], other: Sequence[Answers], what: Literal["texts", "problems"], *, seed: int
 ) -> list[Row]:
-    """Values of `PLACE_COLUMNS`: each measure at every place, their mean (place None) last; none if they share no cost."""
+    """Values of `PLACE_COLUMNS`: each measure at every place, the mean (None) last; empty if no cost is shared."""
     measures = (AGREEMENT, NATS) if what == "texts" else (RIGHT, TASK_AGREEMENT)
     rows: list[Row] = []
     for measure in measures:

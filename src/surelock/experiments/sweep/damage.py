@@ -86,10 +86,15 @@ def _measure(
     zero = torch.zeros(copies, dtype=torch.float64, device=decoder.model.device)
     sums = dict.fromkeys(("rows", "flips", "kl", "frozen", "active", "locks"), zero)
     num_rows = 0
+    revisits = dispatch.revisits
     for step in decoder.steps(
-        list(canvases) * copies, params, rule=dispatch.lock, refresh=dispatch.refresh, unlock=dispatch.unlock,
+        list(canvases) * copies,
+        params,
+        rule=dispatch.lock,
+        refresh=dispatch.refresh if revisits else None,
+        unlock=dispatch.unlock if revisits else None,
         forced=forced,
-    ):  # fmt: skip
+    ):
         for name, values in _of_step(step, num).items():
             sums[name] = sums[name] + values.view(copies, -1).sum(1).double()
         num_rows += num * step.tokens.shape[1]

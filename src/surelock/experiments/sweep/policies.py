@@ -22,9 +22,15 @@ DriftOf = Literal["values", "keys", "both"]
 
 
 class Policy:
-    """Locks nothing. One serves one run, so it may remember what it did; masks are [B, N]."""
+    """Locks nothing. One serves one run, so it may remember what it did; masks are [B, N].
+
+    Attributes:
+        needs_drift: whether the decoder has to measure it.
+        revisits: whether `refresh` or `unlock` may return anything.
+    """
 
     needs_drift = False
+    revisits = False
 
     def lock(self, state: DenseState) -> Mask:
         """Candidates to lock after this step."""
@@ -79,6 +85,8 @@ class AfterOneStep(Policy):
 
 class Refreshed(Policy):
     """Another policy, and every period steps all locked positions are computed anew; they stay locked."""
+
+    revisits = True
 
     def __init__(self, inner: Policy, period: int) -> None:
         self.needs_drift = inner.needs_drift
@@ -162,6 +170,8 @@ class Unlocking:
 
 class UnlockOnDrift(Policy):
     """The engine's rule, and what moved since it was locked is unlocked."""
+
+    revisits = True
 
     def __init__(self, lock: LockParams, unlocking: Unlocking) -> None:
         self.needs_drift = unlocking.by == "drift"

@@ -74,21 +74,24 @@ class Dispatch:
             start += num
         self.tested: Tensor | int = 0
 
+    @property
+    def revisits(self) -> bool:
+        """Whether any of them computes or unlocks what it locked."""
+        return any(policy.revisits for policy, _ in self._parts)
+
     def lock(self, state: DenseState) -> Mask:
         """Of all."""
-        self.tested = self.tested + self._each(lambda policy: policy.tested, state).sum(1)
-        return self._each(lambda policy: policy.lock, state)
+        parts = [(policy, _part(state, where)) for policy, where in self._parts]
+        self.tested = self.tested + torch.cat([policy.tested(own) for policy, own in parts]).sum(1)
+        return torch.cat([policy.lock(own) for policy, own in parts])
 
     def refresh(self, state: DenseState) -> Mask:
         """Of all."""
-        return self._each(lambda policy: policy.refresh, state)
+        return torch.cat([policy.refresh(_part(state, where)) for policy, where in self._parts])
 
     def unlock(self, state: DenseState) -> Mask:
         """Of all."""
-        return self._each(lambda policy: policy.unlock, state)
-
-    def _each(self, method: Callable[[Policy], Callable[[DenseState], Mask]], state: DenseState) -> Mask:
-        return torch.cat([method(policy)(_part(state, where)) for policy, where in self._parts])
+        return torch.cat([policy.unlock(_part(state, where)) for policy, where in self._parts])
 
 
 def run_together(
@@ -135,7 +138,13 @@ def _run(
 ) -> Iterator[CanvasRun]:
     zero = torch.zeros(len(canvases), dtype=torch.int64, device=decoder.model.device)
     counts = dict.fromkeys(("active", "masked", "refreshed", "locks", "unlocks"), zero)
-    steps = decoder.steps(canvases, params, rule=dispatch.lock, refresh=dispatch.refresh, unlock=dispatch.unlock)
+    steps = decoder.steps(
+        canvases,
+        params,
+        rule=dispatch.lock,
+        refresh=dispatch.refresh if dispatch.revisits else None,
+        unlock=dispatch.unlock if dispatch.revisits else None,
+    )
     for step in steps:
         counts["active"] = counts["active"] + step.num_active
         for name, where in (
