@@ -63,13 +63,13 @@ class Settings:
     lengths: tuple[Length, ...] = of(
         32, (32, 16), (32, 8), 64, (64, 32), (64, 16), 128, (128, 64), (128, 32)
     )  # fmt: skip
-    num_prompts: int = 40
+    num_prompts: int = 32
     tokens_per_step: tuple[int, ...] = (1, 2, 4)
     tasks: tuple[str, ...] = TRAINED
     num_problems: int = 8
-    num_close: int = 90
+    num_close: int = 72
     period: int = 8
-    num_cache_shapes: int = 12
+    num_cache_shapes: int = 8
 
     def rules(self) -> list[LockParams]:
         """All of the grid."""
