@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -22,6 +23,7 @@ from surelock.experiments.sweep.answers import (
     TASK_NAMES,
     TASK_NOTE,
     Answers,
+    Asked,
     answer_problems,
     choose_problems,
     continue_texts,
@@ -49,8 +51,10 @@ if TYPE_CHECKING:
     from surelock.experiments.workbench import Canvas, Workbench
 
 KL: Final = "KL"
-DRIFTS: Final[dict[str, DriftOf]] = {"V drift": "values", "K drift": "keys", "K/V drift": "both"}
+JOINT: Final = "K/V drift"
+DRIFTS: Final[dict[str, DriftOf]] = {"V drift": "values", "K drift": "keys", JOINT: "both"}
 CRITERIA: Final = (KL, *DRIFTS)
+TEXTS, PROBLEMS = "texts", "problems"
 # Which rows a criterion is allowed to lock.
 ALL, SATURATED, UNSURE = "all", "saturated", "not saturated"
 SCOPES: Final = (ALL, SATURATED, UNSURE)
@@ -65,7 +69,7 @@ class Settings:
 
     Attributes:
         num_prompts: texts. `num_problems`: of all kinds together. `tasks`: these kinds.
-        num_forced: texts whose decisions are repeated.
+        num_forced: texts, and problems of one length, whose decisions are repeated.
         lengths: N_gen and steps of the texts; only the first is measured.
         tokens_per_step: of the problems.
         thresholds: epsilons. `drifts`: relative movements.
@@ -78,8 +82,8 @@ class Settings:
     num_forced: int = 16
     lengths: tuple[Length, ...] = of(64)
     tokens_per_step: int = 1
-    thresholds: tuple[float, ...] = (5e-7, 5e-6, 5e-5, 5e-4, 5e-3, 5e-2, 0.5)
-    drifts: tuple[float, ...] = (0.003, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+    thresholds: tuple[float, ...] = (5e-8, 5e-7, 5e-6, 5e-5, 5e-4, 5e-3, 5e-2, 0.5)
+    drifts: tuple[float, ...] = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
     saturated_below: float = 1e-3
 
 
@@ -103,6 +107,7 @@ COLUMNS: Final = (
     Column("full_ratio", "full FLOPs", "{:.3f}"),
 )
 DAMAGE_COLUMNS: Final = (
+    Column("source", "prompts"),
     Column("criterion", "criterion"),
     Column("scope", "rows it may lock"),
     Column("threshold", "threshold", "{:g}"),
@@ -115,6 +120,7 @@ DAMAGE_COLUMNS: Final = (
     Column("kl_per_frozen", "KL per frozen row", "{:.2e}"),
 )
 BLIND_COLUMNS: Final = (
+    Column("source", "prompts"),
     Column("uncertainty_up_to", "1 - max p up to", "{:g}"),
     Column("rows", "rows", "{:,}"),
     Column("kl_median", "KL, median", "{:.1e}"),
@@ -150,17 +156,21 @@ def run(bench: Workbench) -> Result:
     answers: Mapping[str, Answers] = {}
     damage: list[Row] = []
     blind: list[Row] = []
+    repeated: list[tuple[str, Sequence[Canvas], SamplingParams]] = []
     for length in fitting:
         answers = continue_texts(bench, judge, texts, length, variants)
-        canvases = [text.canvas for text in texts[: settings.num_forced]]
-        damage = _damage_rows(bench, settings, canvases, length)
-        blind = _blind_rows(bench, canvases, length)
+        params = SamplingParams(max_tokens=length.num_generated, steps=length.steps, ignore_eos=True)
+        repeated.append((TEXTS, [text.canvas for text in texts[: settings.num_forced]], params))
     solved: Mapping[str, Answers] = {}
     if bench.prompts.is_chat:
         problems = choose_problems(bench.llm, settings.num_problems, seed=bench.options.seed, tasks=settings.tasks)
         solved = answer_problems(bench, problems, variants, tokens_per_step=settings.tokens_per_step)
+        repeated.append((PROBLEMS, *_alike(problems, settings)))
     else:
         left_out = [*left_out, f"tasks: {bench.llm.name} has no chat template to ask them through"]
+    for source, canvases, params in repeated:
+        damage += _damage_rows(bench, settings, source, canvases, params)
+        blind += _blind_rows(bench, source, canvases, params)
     rows = [_text_row(bench, each, answers) for each in chosen if answers]
     problem_rows = [_problem_row(bench, each, solved) for each in chosen if solved]
     equal = [*_equal(bench, chosen, answers, "texts"), *_equal(bench, chosen, solved, "problems")]
@@ -243,8 +253,20 @@ def _equal(
     ]
 
 
-def _damage_rows(bench: Workbench, settings: Settings, canvases: Sequence[Canvas], length: Length) -> list[Row]:
-    params = SamplingParams(max_tokens=length.num_generated, steps=length.steps, ignore_eos=True)
+def _alike(problems: Sequence[Asked], settings: Settings) -> tuple[Sequence[Canvas], SamplingParams]:
+    """Problems of the most common lengths, and how they are decoded."""
+    shapes = [(len(each.prompt), each.max_tokens) for each in problems]
+    # The longest of those that are equally common.
+    shape, _ = max(Counter(shapes).items(), key=lambda item: (item[1], item[0]))
+    canvases = [each.prompt for each, own in zip(problems, shapes, strict=True) if own == shape]
+    max_tokens = shape[1]
+    steps = -(-max_tokens // settings.tokens_per_step)
+    return canvases[: settings.num_forced], SamplingParams(max_tokens=max_tokens, steps=steps)
+
+
+def _damage_rows(
+    bench: Workbench, settings: Settings, source: str, canvases: Sequence[Canvas], params: SamplingParams
+) -> list[Row]:
     limit = settings.saturated_below
     settings_of: dict[str, tuple[_Setting, str]] = {}
     variants = []
@@ -255,7 +277,7 @@ def _damage_rows(bench: Workbench, settings: Settings, canvases: Sequence[Canvas
             settings_of[name] = (each, scope)
             variants.append(Variant(name, start))
     found = measure_damage(bench.llm.transformer, canvases, params, variants, progress=bench.progress)
-    return [_damage_row(*settings_of[name], total) for name, total in found.items()]
+    return [{"source": source, **_damage_row(*settings_of[name], total)} for name, total in found.items()]
 
 
 def _limited(start: Callable[[], Policy], limit: float, below: bool) -> Policy:
@@ -277,11 +299,11 @@ def _damage_row(each: _Setting, scope: str, total: Damage) -> Row:
     }
 
 
-def _blind_rows(bench: Workbench, canvases: Sequence[Canvas], length: Length) -> list[Row]:
+def _blind_rows(bench: Workbench, source: str, canvases: Sequence[Canvas], params: SamplingParams) -> list[Row]:
     """Visible rows of runs without locks, by how sure they are."""
-    params = SamplingParams(max_tokens=length.num_generated, steps=length.steps, ignore_eos=True, lock=None)
+    params = replace(params, lock=None)
     decoder = DenseDecoder(bench.llm.transformer, measure_drift=True)
-    size = decoder.batch_size(len(canvases[0]) + length.num_generated)
+    size = decoder.batch_size(len(canvases[0]) + params.max_tokens)
     parts: list[torch.Tensor] = []
     for start in range(0, len(canvases), size):
         parts += [_visible(step) for step in decoder.steps(canvases[start : start + size], params) if step.step > 1]
@@ -294,6 +316,7 @@ def _blind_rows(bench: Workbench, canvases: Sequence[Canvas], length: Length) ->
         both = here & passing
         rows.append(
             {
+                "source": source,
                 "uncertainty_up_to": end,
                 "rows": int(here.sum()),
                 "kl_median": _quantile(kl[here], 0.5),
@@ -357,41 +380,42 @@ def _line(rows: Sequence[Row], criterion: str, key: str) -> tuple[Array, Array] 
 
 def _damage_findings(damage: Sequence[Row]) -> list[str]:
     found = []
-    for scope in SCOPES:
-        here = [row for row in damage if row["scope"] == scope]
-        reference = _line(here, KL, "kl_per_row")
-        flips = _line(here, KL, "flip_rate")
-        for name in DRIFTS:
-            own, own_flips = _line(here, name, "kl_per_row"), _line(here, name, "flip_rate")
-            if own is None or reference is None or own_flips is None or flips is None:
-                continue
-            places = shared_places(own[0], reference[0])
+    for source in dict.fromkeys(row["source"] for row in damage):
+        for scope in SCOPES:
+            here = [row for row in damage if (row["source"], row["scope"]) == (source, scope)]
+            lines = [_line(here, name, key) for name in (JOINT, KL) for key in ("kl_per_row", "flip_rate")]
+            own, own_flips, other, other_flips = (line for line in lines if line is not None)
+            head = f"Repeated decisions, {source}, {scope} rows"
+            places = shared_places(own[0], other[0])
             if places is None:
                 found.append(
-                    f"Repeated decisions, {scope} rows: {name} and KL share no range of active ratios "
-                    f"({wording.span(own[0].tolist())}; {wording.span(reference[0].tolist())})."
+                    f"{head}: {JOINT} and KL share no range of active ratios ({wording.span(own[0].tolist())}; "
+                    f"{wording.span(other[0].tolist())})."
                 )
                 continue
             found.append(
-                f"Repeated decisions, {scope} rows, at equal active ratio ({wording.span(places.tolist())}): the "
-                f"masked rows are {np.interp(places, *own).mean():.2e} nats from no lock under {name} and "
-                f"{np.interp(places, *reference).mean():.2e} under KL, and {np.interp(places, *own_flips).mean():.3%} "
-                f"against {np.interp(places, *flips).mean():.3%} of them have another likeliest token."
+                f"{head}, at equal active ratio ({wording.span(places.tolist())}): the masked rows are "
+                f"{np.interp(places, *own).mean():.2e} nats from no lock under {JOINT} and "
+                f"{np.interp(places, *other).mean():.2e} under KL, and {np.interp(places, *own_flips).mean():.3%} "
+                f"against {np.interp(places, *other_flips).mean():.3%} of them have another likeliest token."
             )
     return found
 
 
 def _blind_findings(blind: Sequence[Row]) -> list[str]:
-    sure = next((row for row in blind if row["passing_moved"] is not None), None)
-    unsure = next((row for row in reversed(blind) if row["passing_moved"] is not None), None)
-    if sure is None or unsure is None or sure is unsure:
-        return []
-    return [
-        f"Without locks, of the rows with 1 - max p up to {wording.threshold(sure['uncertainty_up_to'])} "
-        f"{sure['passing']:.1%} pass the KL test of the default rule, and of these {sure['passing_moved']:.2%} move "
-        f"their keys or values by more than {MOVED:g} in that step; of the least sure {unsure['passing']:.1%} pass, "
-        f"and {unsure['passing_moved']:.2%} of these move so far."
-    ]
+    found = []
+    for source in dict.fromkeys(row["source"] for row in blind):
+        here = [row for row in blind if row["source"] == source and row["passing_moved"] is not None]
+        if len(here) < 2:
+            continue
+        sure, unsure = here[0], here[-1]
+        found.append(
+            f"Without locks, {source}: of the rows with 1 - max p up to {wording.threshold(sure['uncertainty_up_to'])} "
+            f"{sure['passing']:.1%} pass the KL test of the default rule, and of these {sure['passing_moved']:.2%} "
+            f"move their keys or values by more than {MOVED:g} in that step; of the least sure {unsure['passing']:.1%} "
+            f"pass, and {unsure['passing_moved']:.2%} of these move so far."
+        )
+    return found
 
 
 def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
@@ -423,32 +447,27 @@ def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
 def _draw_damage(damage: Sequence[Row]) -> Figure:
     from surelock.experiments import style
 
-    figure, grid = style.axes_grid(2, len(SCOPES), height=5.6, width=9.9)
-    for line, (key, label) in zip(
-        grid, (("kl_per_row", "KL per masked row, nats"), ("flip_rate", "flips, % of masked rows")), strict=True
-    ):
+    sources = list(dict.fromkeys(row["source"] for row in damage))
+    figure, grid = style.axes_grid(len(sources), len(SCOPES), height=2.8 * len(sources) + 0.5, width=9.9)
+    for line, source in zip(grid, sources, strict=True):
         for axes, scope in zip(line, SCOPES, strict=True):
             for index, name in enumerate(CRITERIA):
-                scale = 100 if key == "flip_rate" else 1
                 points = sorted(
-                    (float(row["active_ratio"]), scale * float(row[key]))
+                    (float(row["active_ratio"]), float(row["kl_per_row"]))
                     for row in damage
-                    if (row["scope"], row["criterion"]) == (scope, name) and row["frozen"] and row["kl_per_row"] > 0
+                    if (row["source"], row["scope"], row["criterion"]) == (source, scope, name)
+                    and row["kl_per_row"] > 0
                 )
                 if points:
                     axes.plot(
                         *zip(*points, strict=True), color=style.SERIES[index], marker=style.MARKERS[index],
                         markersize=5, label=name,
                     )  # fmt: skip
-            if axes.lines and key == "kl_per_row":
+            if axes.lines:
                 axes.set_yscale("log")
-            if line is not grid[0]:
-                axes.set_xlim(grid[0][SCOPES.index(scope)].get_xlim())
             axes.set_xlabel("active ratio")
-            if axes is line[0]:
-                axes.set_ylabel(label)
-            if line is grid[0]:
-                axes.set_title(f"may lock {scope} rows", fontsize=10)
+            axes.set_title(f"{source}: {scope} rows", fontsize=10)
+        line[0].set_ylabel("KL per masked row, nats")
     style.legend_below(figure, [axes for line in grid for axes in line], columns=4)
     return figure
 
