@@ -63,5 +63,5 @@ def test_findings_are_asked_for_by_name() -> None:
     assert [each.name for each in chosen("oscillation")] == ["oscillation"]
     assert chosen("finding") == open_questions()
     assert chosen("all") == experiments()
-    with pytest.raises(ParameterError, match="6, .*oscillation.*, finding or all"):
+    with pytest.raises(ParameterError, match=r"6, .*oscillation.*, finding or all"):
         chosen("7")
