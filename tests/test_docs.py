@@ -18,7 +18,14 @@ import typer
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "surelock"
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+# Beside the package, whose names the other tests look up.
+BESIDE = [
+    ROOT / "training" / "README.md",
+    ROOT / "training" / "corpus" / "README.md",
+    SOURCE / "embedded" / "README.md",
+]
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
@@ -28,7 +35,7 @@ PYTHON_NAME = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)(?:\(.*\))?")
 
 
 def each_document(documents: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("document", documents, ids=[path.name for path in documents])
+    return pytest.mark.parametrize("document", documents, ids=[str(path.relative_to(ROOT)) for path in documents])
 
 
 def prose(document: Path) -> str:
@@ -45,7 +52,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@each_document(DOCUMENTS)
+@each_document([*DOCUMENTS, *BESIDE])
 def test_relative_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
         if URL.match(target) or target.startswith("mailto:"):
@@ -137,7 +144,7 @@ def test_named_commands_and_options_exist() -> None:
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     num_commands = 0
-    for document in sorted((ROOT / "docs").glob("*.md")):
+    for document in PAGES:
         fenced = "\n".join(FENCE.findall(document.read_text())).splitlines()
         for line in [text for text in [*fenced, *code_spans(document)] if text.startswith("surelock ")]:
             _, name, *rest = shlex.split(line)

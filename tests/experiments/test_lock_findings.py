@@ -15,6 +15,7 @@ from surelock import LLM
 from surelock.experiments.findings import adaptive, kv_drift, refresh
 from surelock.experiments.lengths import Length
 from surelock.experiments.prompts import Prompts
+from surelock.experiments.registry import open_questions
 from surelock.experiments.sweep.answers import choose_problems
 from surelock.experiments.workbench import Options, Workbench
 from surelock.experiments.write import write_result
@@ -93,3 +94,14 @@ def test_saved_flops_are_compared_at_equal_active_ratio() -> None:
     # Both reach 0.5 to 0.6, where drift goes from 0.5 to 0.4.
     assert kv_drift._saved(by_kl + by_drift, "V drift") == pytest.approx(1 - 0.45 / 0.5)
     assert kv_drift._saved(by_kl, "V drift") is None
+
+
+def test_every_finding_is_named_where_people_look() -> None:
+    from surelock.cli import experiment as command
+
+    root = Path(__file__).parents[2]
+    pages = [command.experiment.__doc__, (root / "docs/experiments.md").read_text()]
+    index = (root / "docs/findings/README.md").read_text()
+    for each in open_questions():
+        assert all(page is not None and each.name in page for page in pages), each.name
+        assert "near_synonyms.md" in index if each.name == "oscillation" else f"{each.name}.md" in index

@@ -26,7 +26,13 @@ EXPERIMENT_PANEL: Final = "Experiment"
 
 @with_options
 def experiment(
-    which: Annotated[str, typer.Argument(metavar="1|2|3|4|5|6|all", help="Number as in the paper, or all of them.")],
+    which: Annotated[
+        str,
+        typer.Argument(
+            metavar="1|2|3|4|5|6|all|FINDING",
+            help="Number as in the paper, or all of them; the name of an open question, or `finding` for all those.",
+        ),
+    ],
     model: ModelOptions,
     shape: Annotated[
         str | None,
@@ -92,6 +98,8 @@ def experiment(
 
     1 FLOPs over N_gen and epsilon; 2 active ratio step by step; 3 quality against FLOPs; 4 tokens per second; 5 with
     row selection; 6 epsilon from 5e-8 to 5e-2. `all` also writes report.html, one page that opens in a browser.
+
+    Open questions: short_outputs, refresh, adaptive, kv_drift, temperature, oscillation, noise_floor.
 
     Settings are the paper's; those beyond the model's length are left out, and the result says so.
     """
