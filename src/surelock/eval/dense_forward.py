@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from surelock.decoding.canvas import Mask
+from surelock.eval.dense_layers import dense_layers, logits_of, position_rotation
 from surelock.eval.dense_state import KeysValues, KVDrift
 from surelock.models.transformer import Transformer
-from surelock.ops.head_logits import head_logits_float32
 
 
 class DenseForward:
@@ -43,13 +42,12 @@ class DenseForward:
             tokens = torch.cat((tokens, torch.where(self._given, mask_id, tokens)))
             locked, refreshed = locked.repeat(2, 1), refreshed.repeat(2, 1)
         if self._rotation is None:
-            self._rotation = model.rotation(torch.arange(length, device=model.device).repeat(len(tokens)))
+            self._rotation = position_rotation(model, len(tokens), length)
         # [B, N, 1, 1]
         frozen = (locked & ~refreshed)[:, :, None, None]
-        x = model.embed(tokens.flatten())
         drifts, kept, fresh, seen = [], [], [], []
-        for index, layer in enumerate(model.layers):
-            q, k, v = (part.reshape(*tokens.shape, *part.shape[1:]) for part in layer.project(x, self._rotation))  # type: ignore[operator]
+
+        def replace(index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             if self._kept:
                 old_keys, old_values = self._kept[index]
                 keys, values = torch.where(frozen, old_keys, k), torch.where(frozen, old_values, v)
@@ -61,10 +59,11 @@ class DenseForward:
             if self._with_keys_values:
                 seen.append(KeysValues(keys[:num], values[:num], k[:num], v[:num]))
             kept.append((keys, values))
-            x = layer.finish(x, _attend(q, keys, values).flatten(0, 1))  # type: ignore[operator]
+            return keys, values
+
+        hidden = dense_layers(model, tokens, replace, self._rotation)
         self._kept, self._fresh = kept, fresh
-        hidden = model.norm(x).view(*tokens.shape, -1)
-        logits = head_logits_float32(hidden.flatten(0, 1), model.lm_head).view(*tokens.shape, -1)
+        logits = logits_of(model, hidden)
         if self._given is not None:
             hidden, logits = self._guided(hidden), self._guided(logits)
         drift = KVDrift(*(torch.stack(of_layers) for of_layers in zip(*drifts, strict=True))) if drifts else None
@@ -88,14 +87,6 @@ class DenseForward:
             torch.where(locked, keys, torch.nan),
             torch.where(locked, values, torch.nan),
         )
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Everybody to everybody: q [B, N, H, D], k and v [B, N, H_kv, D] -> [B, N, H, D]."""
-    groups = q.shape[2] // k.shape[2]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
 
 def _relative(now: Tensor, then: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from surelock.eval.dense_layers import logits_of
 from surelock.eval.twin.compare import compare
-from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward, logits_of
+from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward
 from surelock.eval.twin.guilty import (
     Scene,
     candidate_locks,

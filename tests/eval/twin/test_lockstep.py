@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from surelock.eval.dense import DenseDecoder
+from surelock.eval.dense_layers import logits_of
 from surelock.eval.twin.compare import compare
-from surelock.eval.twin.dense_forward import Frozen, dense_forward, logits_of
+from surelock.eval.twin.dense_forward import Frozen, dense_forward
 from surelock.eval.twin.lockstep import self_paced, teacher_forced
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import MASK, tiny_model

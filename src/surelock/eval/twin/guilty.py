@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.canvas import Mask
+from surelock.eval.dense_layers import logits_of
 from surelock.eval.twin.compare import compare
-from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward, logits_of
+from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward
 from surelock.eval.twin.lockstep import TwinStep
 from surelock.models.transformer import Transformer
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from surelock.decoding.canvas import Mask
 from surelock.errors import ParameterError
 from surelock.eval.dense import DenseDecoder, DenseStep
-from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward, logits_of
+from surelock.eval.dense_layers import logits_of
+from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
 
