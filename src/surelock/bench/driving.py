@@ -60,9 +60,13 @@ class Driver:
 
     def warm_up(self, jobs: Sequence[Job], num_rows: int) -> None:
         """Allocate memory for jobs of these sizes, and capture forwards of up to num_rows rows."""
+        self.allocate(jobs)
+        self.engine.warm_up(num_rows)
+
+    def allocate(self, jobs: Sequence[Job]) -> None:
+        """Allocate memory for jobs of these sizes; the first step of each size captures its own graph."""
         requests = self.start(jobs)
         self.engine.step(watched=False)
-        self.engine.warm_up(num_rows)
         self.drop(requests)
 
     @property

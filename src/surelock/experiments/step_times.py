@@ -44,7 +44,7 @@ def unlocked_ms(subject: Subject, num_requests: int, num_prompt: int, num_genera
     driver = Driver(subject.model, bench_config(num_requests, num_positions), subject.rule)
     params = SamplingParams(max_tokens=num_generated, lock=None)
     jobs = [Job(subject.prompt(index, num_prompt), params) for index in range(num_requests)]
-    driver.warm_up(jobs, num_requests * num_positions)
+    driver.allocate(jobs)
     return steady_ms(driver, subject, num_requests, num_positions, (num_generated + 1) / 2)
 
 
@@ -55,9 +55,7 @@ def sampled_runs(
     num_positions = num_prompt + num_generated
     driver = held_driver(subject, bench_config(num_requests, num_positions), measures=True)
     params = SamplingParams(max_tokens=num_generated)
-    driver.warm_up(
-        [Job(subject.prompt(index, num_prompt), params) for index in range(num_requests)], num_requests * num_positions
-    )
+    driver.allocate([Job(subject.prompt(index, num_prompt), params) for index in range(num_requests)])
     found = {}
     for name in schedules:
         rows = script(make_schedule(name, subject.device), num_prompt, num_generated, subject.device)
