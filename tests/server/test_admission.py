@@ -54,6 +54,22 @@ def test_a_slow_body_does_not_hold_it_for_long(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(slow())
 
 
+def test_a_slow_body_is_refused_at_its_end_if_others_took_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_COMING_SECONDS", 0.01)
+
+    async def slow() -> None:
+        own = admission_of()
+        body = own.coming("")
+        body.__enter__()
+        await asyncio.sleep(0.05)
+        with own.admitted(2, ""), pytest.raises(ApiError, match="places are taken"):
+            body.__exit__(None, None, None)
+        with pytest.raises(ApiError, match="shutting down"), own.coming(""):
+            own.is_draining = True
+
+    asyncio.run(slow())
+
+
 def test_a_body_on_its_way_counts_for_its_key() -> None:
     async def two() -> None:
         own = admission_of(max_waiting=9, max_per_key=1)

@@ -65,7 +65,7 @@ class Admission:
 
     @contextmanager
     def coming(self, key: str) -> Iterator[None]:
-        """Take a place while a body is read, but not for longer than a second.
+        """Take a place while a body is read, but not for longer than a second; there must be one at the end, too.
 
         Without it all that arrive in a rush would find the last place free, and be refused only after their bodies.
 
@@ -81,6 +81,8 @@ class Admission:
         finally:
             timer.cancel()
             self._coming.pop(place, None)
+        # A slow body has lost its place, and the server may drain by now: refused before the body is parsed.
+        self.check(1, key)
 
     @contextmanager
     def admitted(self, num: int, key: str) -> Iterator[None]:
