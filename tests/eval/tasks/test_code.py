@@ -136,6 +136,7 @@ def test_what_is_not_allowed_is_wrong_and_never_run(text: str) -> None:
         pick("return [1] * 999 * 999 * 999"),
         pick("out = []", "for x in xs:", "    out.append(out)", "return out"),
         pick("out = 1", "for x in xs:", "    out = [out, out]", "return out == out"),
+        pick("out = max(xs, xs)", "for x in xs:", "    for y in xs:", "        out.append(y)", "return out"),
         pick("out = 1", "out.append(2)"),
         pick("return sum([[1], [2]], [])"),
         pick("return 1 // 0"),

@@ -200,6 +200,9 @@ def _function(node: ast.expr, variables: _Variables) -> Callable[..., Any]:
         raise ProgramError(f"{_RESULT_LIST} is not a list")
 
     def append(value: Any, /) -> None:
+        # The list may be the argument itself, by `out = max(xs, xs)`, and then grows while it is looped over.
+        if len(result_list) >= MAX_LIST_LENGTH:
+            raise ProgramError("a list is too long")
         result_list.append(_number(value))
 
     return append
