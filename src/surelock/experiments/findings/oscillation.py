@@ -231,8 +231,8 @@ def _findings(states: Sequence[Row], harm: Sequence[Row]) -> list[str]:
             )
         sentences.append(
             f"{row['state'].capitalize()} rows: {row['flip_rate']:.2%} change their likeliest token from one step to "
-            f"the next ({row['near_tie_share']:.1%} are near ties), {row['positions_that_alternate']:.1%} of the "
-            f"positions do so twice or more{tail}."
+            f"the next ({row['near_tie_share']:.1%} of all are near ties), {row['positions_that_alternate']:.1%} of "
+            f"the positions do so twice or more{tail}."
         )
         if row["stable_flips"] >= MIN_PAIRS:
             sentences.append(
@@ -240,7 +240,7 @@ def _findings(states: Sequence[Row], harm: Sequence[Row]) -> list[str]:
                 f"{row['cosine_of_stable_flips']:.2f} in the head (median), random pairs of likeliest tokens "
                 f"{row['cosine_of_random_pairs']:.2f}: "
                 + (
-                    "they are alike."
+                    "they are more alike than chance, which makes no synonyms."
                     if row["cosine_of_stable_flips"] > row["cosine_of_random_pairs"] + 0.05
                     else "they are no near-synonyms."
                 )
