@@ -15,6 +15,7 @@ from surelock.cli.main import app
 from surelock.eval.twin import Effort, TwinRecord, run_twin
 from surelock.experiments.twin import twin_result
 from surelock.experiments.twin.summary import spearman
+from surelock.experiments.twin.words import bin_name
 from surelock.experiments.write import write_result
 from tests.checkpoints import write_checkpoint
 from tests.tokenizer_folders import save
@@ -70,6 +71,10 @@ def test_a_rule_that_never_locks_alone_has_a_page(folder: Path, tmp_path: Path) 
     params = SamplingParams(max_tokens=3, ignore_eos=True)
     record = run_twin(LLM(folder, device="cpu"), [[50, 60]], params, {"never": NEVER})
     assert write_result(tmp_path, twin_result(record, {}), "surelock eval twin")
+
+
+def test_bins_of_steps_are_named_by_both_ends() -> None:
+    assert [bin_name(start) for start in (0, 1, 2, 32, 256)] == ["0", "1", "2 to 3", "32 to 63", "256 or more"]
 
 
 def test_rank_correlation() -> None:

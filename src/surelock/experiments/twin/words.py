@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from surelock.eval.twin.free import BINS
 from surelock.eval.twin.records import Row, TwinRecord
 from surelock.experiments.twin.summary import correlation_rows, effect_rows, group_rows, rule_rows
 
@@ -54,7 +55,7 @@ def _ghosts(groups: Sequence[Row], effects: Sequence[Row]) -> list[str]:
             rest = sum(row["kl_per_lock"] * row["locks_mean"] * row["canvas_steps"] for row in others) / sum(
                 row["locks_mean"] * row["canvas_steps"] for row in others
             )
-            ratio = f", {ghost / rest:.0f} times as much" if rest > 0 else ""
+            ratio = f", {ghost / rest:.2g} times as much" if rest > 0 else ""
             sentences.append(
                 f"{rule}: ghosts frozen alone cost the masked rows {ghost:.2g} nats per lock, other generated locks "
                 f"{rest:.2g}{ratio}."
@@ -137,7 +138,13 @@ def _cascade(record: TwinRecord) -> list[str]:
         first, last = min(shares), max(shares)
         verdict = "cascades" if shares[last] > shares[first] else "does not grow"
         sentences.append(
-            f"{rule}: a difference {verdict}: {shares[first]:.0%} of the tokens unmasked {first}+ steps after it "
-            f"differ, {shares[last]:.0%} of those {last}+ steps after it."
+            f"{rule}: a difference {verdict}: {shares[first]:.0%} of the tokens unmasked {bin_name(first)} steps "
+            f"after it differ, {shares[last]:.0%} of those {bin_name(last)} steps after it."
         )
     return sentences
+
+
+def bin_name(start: int) -> str:
+    """Both ends of the bin of steps that begins there."""
+    end = next((edge - 1 for edge in BINS if edge > start), None)
+    return f"{start} or more" if end is None else str(start) if end == start else f"{start} to {end}"
