@@ -43,7 +43,7 @@ def _level(task: str, index: int) -> int:
 def _fitted(llm: LLM, answer: str) -> int:
     """Tokens of the answer and its end, rounded up to whole blocks."""
     assert llm.tokenizer is not None
-    return -(-(len(llm.tokenizer.encode(answer)) + 1) // BLOCK_LENGTH) * BLOCK_LENGTH
+    return -(-(len(llm.tokenizer.encode(answer, bos=False)) + 1) // BLOCK_LENGTH) * BLOCK_LENGTH
 
 
 def _turn(question: str) -> dict[str, str]:
