@@ -179,7 +179,7 @@ class Trainer:
 
 
 class _LossByKind:
-    """Mean cross entropy of the masked tokens that count in full, by kind of row."""
+    """Mean cross entropy of the masked tokens that count at all, by kind of row."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(2, len(KINDS), device=device)

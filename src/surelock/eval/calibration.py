@@ -8,9 +8,10 @@ the calibration prompts the risk of the threshold found is at most alpha, whatev
 is used.
 
 Positions of one sequence depend on each other, so each calibration sequence gives one trial: one of its locked
-positions, drawn at random. That makes the trials independent and the binomial bound exact; the risk is then that of a
-random locked position of a random sequence. A mean over all positions would have a smaller variance but only a looser
-bound that knows nothing of how they depend on each other.
+positions, drawn at random. Where the sequences are independent, that makes the trials so and the binomial bound exact
+(passages of one document are not quite). The risk is then that of a random locked position of a random sequence. A mean
+over all positions would have a smaller variance but only a looser bound that knows nothing of how they depend on each
+other.
 
 At tiny thresholds few sequences lock anything, and too few trials pass no test however low the risk. So where the
 sequences of tests start is read off the locks of the other prompts, not their losses: where 1.5 and 3 times the least

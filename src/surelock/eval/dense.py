@@ -124,8 +124,9 @@ class DenseDecoder:
             refresh: before a step, the locked positions to compute anew in it, whose keys and values everybody reads
                 from then on; they stay locked and count as active rows of that step. An integer: all of them in every
                 such step. Not asked before anything is locked.
-            unlock: after a step, the locked positions that are active from the next one on. They have no posterior of
-                a preceding step when that begins, so they cannot lock in it by KL.
+            unlock: after a step, the locked positions that are active from the next one on. Unless `refresh` computed
+                them in this step too, they have no posterior of a preceding step when the next begins, so they cannot
+                lock in it by KL.
 
         Raises:
             ParameterError: the canvases cannot be decoded together, or `forced` is of others.
