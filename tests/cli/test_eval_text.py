@@ -67,6 +67,7 @@ def test_text_of_ones_own(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text('{"turns": ["What is 2 + 3?"]}\n')
     result = run("text", *TINY, "--prompts", file, "--chat", "--rule", "none", "--json")
+    assert "note: 2 prompts are asked for, and only 1 are there" in result.stderr
     content = json.loads(result.stdout)
     assert [(row["rule"], row["num_prompts"]) for row in content["rows"]] == [("none", 1), ("paper@5e-3", 1)]
 
@@ -89,6 +90,11 @@ def test_infill_fills_gaps(run: Run, tmp_path: Path) -> None:
         (["--prompts", "missing.txt"], "missing.txt cannot be read"),
         (["--infill", "--chat"], "--chat has no effect with --infill"),
         (["--infill", "--prompts", "a"], "--prompts has no effect with --infill"),
+        (["--infill", "--prompt-tokens", "4"], "--prompt-tokens has no effect with --infill"),
+        (["--infill", "--max-tokens", "32"], "--max-tokens has no effect with --infill"),
+        (["--infill", "--tokens-per-step", "2"], "--tokens-per-step has no effect with --infill"),
+        (["--infill", "--block-length", "8"], "--block-length has no effect with --infill"),
+        (["--max-tokens", "100000", "--num-prompts", "1"], "no held-out text has 100064 tokens"),
         (["--judge", "no/such/judge", "--num-prompts", "1"], "no/such/judge"),
         (["--max-tokens", "500", "--num-prompts", "1"], "lower max_tokens to at most 448"),
         (["--out", "/dev/null/x"], "--out /dev/null/x cannot be written"),

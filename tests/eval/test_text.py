@@ -73,6 +73,11 @@ def test_prompts_have_so_many_tokens_and_go_on(tokenizer: Tokenizer) -> None:
     )
 
 
+def test_texts_longer_than_all_there_are_are_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(PromptError, match="no held-out text has 100064 tokens, 64 of the prompt and 100000 after it"):
+        load_text(tokenizer=tokenizer, num_continuation_tokens=100_000)
+
+
 def test_without_a_tokenizer_prompts_are_cut_at_a_space() -> None:
     for prompt in load_text(num_prompts=40):
         assert prompt.token_ids == ()

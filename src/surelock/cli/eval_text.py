@@ -18,6 +18,9 @@ from surelock.errors import ParameterError
 
 MEASURE_PANEL: Final = "Measurement"
 DEFAULT_RULES: Final = ("none", "default", "paper")
+_PROMPT_TOKENS: Final = 64
+_MAX_TOKENS: Final = "64,128,256"
+_TOKENS_PER_STEP: Final = "1"
 # What a terminal has room for; the files hold every column.
 _COLUMNS: Final = {
     "text": (
@@ -69,13 +72,13 @@ def text(
     ] = 64,
     prompt_tokens: Annotated[
         int, typer.Option(help="Tokens of a prompt.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
-    ] = 64,
+    ] = _PROMPT_TOKENS,
     max_tokens: Annotated[
         str, typer.Option(help="Tokens to generate, one setting each.", rich_help_panel=MEASURE_PANEL)
-    ] = "64,128,256",
+    ] = _MAX_TOKENS,
     tokens_per_step: Annotated[
         str, typer.Option(help="Tokens unmasked in a step, one setting each.", rich_help_panel=MEASURE_PANEL)
-    ] = "1",
+    ] = _TOKENS_PER_STEP,
     block_length: Annotated[
         int | None,
         typer.Option(
@@ -146,9 +149,19 @@ def text(
     if quick:
         num_prompts, lengths = min(num_prompts, 8), [32]
     if infill:
-        for option, is_given in {"--prompts": prompts is not None, "--chat": chat}.items():
+        unused = {
+            "--prompts": prompts is not None,
+            "--chat": chat,
+            "--prompt-tokens": prompt_tokens != _PROMPT_TOKENS,
+            "--max-tokens": max_tokens != _MAX_TOKENS,
+            "--tokens-per-step": tokens_per_step != _TOKENS_PER_STEP,
+            "--block-length": block_length is not None,
+        }
+        for option, is_given in unused.items():
             if is_given:
-                raise ParameterError(f"{option} has no effect with --infill, which has texts of its own; leave it out")
+                raise ParameterError(
+                    f"{option} has no effect with --infill, which has texts and gaps of its own; leave it out"
+                )
     # Late, like all that brings torch.
     from surelock.eval.result_files import check_folder
     from surelock.eval.rules import parse_rules
@@ -185,6 +198,8 @@ def text(
                 num_prompt_tokens=prompt_tokens,
                 num_continuation_tokens=max(256, *lengths),
             )
+            if len(texts) < num_prompts:
+                note(f"{num_prompts} prompts are asked for, and only {len(texts)} are there")
             settings = [
                 TextSetting(
                     max_tokens=length,

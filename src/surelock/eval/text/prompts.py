@@ -64,7 +64,7 @@ def load_text(
 
     Raises:
         ParameterError: there is no such split.
-        PromptError: the file cannot be read, or there is no prompt in it.
+        PromptError: the file cannot be read, or there is no prompt in it; no passage of the split is long enough.
     """
     found: list[TextPrompt] = []
     if path is not None:
@@ -86,6 +86,11 @@ def load_text(
                         token_ids=ids,
                     )
                 )
+        if not found and num_prompts != 0:
+            raise PromptError(
+                f"no held-out text has {needed} tokens, {num_prompt_tokens} of the prompt and "
+                f"{num_continuation_tokens} after it: lower either, or give texts of your own with --prompts"
+            )
     return found[:num_prompts]
 
 
