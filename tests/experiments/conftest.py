@@ -42,7 +42,8 @@ def tiny(request: pytest.FixtureRequest) -> LLM:
     return tiny_llm(LLM(device="cpu"), max_sequence_length=LIMIT)
 
 
-@pytest.fixture(scope="session")
+# Of this folder alone: what runs afterwards needs the real judge.
+@pytest.fixture(scope="package")
 def patched(tiny: LLM) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "load_llm", lambda *arguments: tiny)
@@ -56,7 +57,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["experiment", *arguments], catch_exceptions=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ran(patched: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("experiments")
     arguments = ("--quick", "--num-prompts", "2", "--lengths", "16,8/4,1024", "--device", "cpu", "--out", str(folder))
