@@ -11,6 +11,7 @@ from typing import Any
 
 from surelock.bench.result import BenchResult
 from surelock.errors import ParameterError
+from surelock.result_folder import check_folder
 
 
 def check_output(folder: Path, *, plots: bool) -> None:
@@ -21,13 +22,7 @@ def check_output(folder: Path, *, plots: bool) -> None:
     """
     if plots and importlib.util.find_spec("matplotlib") is None:
         raise ParameterError("--out draws plots with matplotlib: pip install 'surelock[plots]', or add --no-plots")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".surelock"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ParameterError(f"--out {folder} cannot be written: {error.strerror}") from None
+    check_folder(folder)
 
 
 def write_result(folder: Path, result: BenchResult, content: dict[str, Any], *, plots: bool) -> list[Path]:

@@ -111,7 +111,7 @@ def calibrate(
     if report is not None:
         # Late, like all that brings torch.
         from surelock.eval.figure import check_plots
-        from surelock.eval.result_files import check_folder
+        from surelock.result_folder import check_folder
 
         check_folder(report)
         if not no_plots:

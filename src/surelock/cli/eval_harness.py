@@ -94,7 +94,8 @@ def harness(
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ParameterError("the harness is not installed: pip install 'surelock[eval]'")
-    from surelock.eval.result_files import check_folder, markdown_table, write_results
+    from surelock.eval.result_files import markdown_table, write_results
+    from surelock.result_folder import check_folder
 
     if out is not None:
         check_folder(out)

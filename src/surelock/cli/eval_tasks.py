@@ -130,11 +130,11 @@ def tasks(
         raise ParameterError("--max-tokens has no effect with --canvas fitted; leave one of them out")
     # Late, like all that brings torch.
     from surelock.environment import environment
-    from surelock.eval.result_files import check_folder
     from surelock.eval.rules import parse_rules
     from surelock.eval.task_eval import TaskSettings, evaluation_problems, measure_tasks
     from surelock.eval.task_table import summary_rows, write_tasks
     from surelock.eval.tasks import TASKS
+    from surelock.result_folder import check_folder
 
     rules = parse_rules(rule or DEFAULT_RULES)
     settings = TaskSettings(

@@ -163,9 +163,9 @@ def text(
                     f"{option} has no effect with --infill, which has texts and gaps of its own; leave it out"
                 )
     # Late, like all that brings torch.
-    from surelock.eval.result_files import check_folder
     from surelock.eval.rules import parse_rules
     from surelock.eval.text import load_infill, load_text
+    from surelock.result_folder import check_folder
 
     rules = parse_rules(rule or DEFAULT_RULES)
     if out is not None:

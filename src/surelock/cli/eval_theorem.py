@@ -65,7 +65,7 @@ def theorem(
     if out is not None:
         # Late, like all that brings torch.
         from surelock.eval.figure import check_plots
-        from surelock.eval.result_files import check_folder
+        from surelock.result_folder import check_folder
 
         check_folder(out)
         if not no_plots:

@@ -10,24 +10,7 @@ from typing import Any
 
 import orjson
 
-from surelock.errors import ParameterError
-
 Row = Mapping[str, Any]
-
-
-def check_folder(folder: Path) -> None:
-    """Make the folder, before anything is measured.
-
-    Raises:
-        ParameterError: it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".surelock"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ParameterError(f"--out {folder} cannot be written: {error.strerror}") from None
 
 
 def write_results(

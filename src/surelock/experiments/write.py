@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from surelock.environment import environment
 from surelock.errors import ParameterError
 from surelock.experiments.result import Result, Table
+from surelock.result_folder import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,13 +26,7 @@ def check_output(folder: Path) -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ParameterError("experiments draw pictures with matplotlib: pip install 'surelock[plots]'")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".surelock"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ParameterError(f"--out {folder} cannot be written: {error.strerror}") from None
+    check_folder(folder)
 
 
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
