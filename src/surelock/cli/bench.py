@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from rich.box import SIMPLE
-from rich.table import Table
 
 from surelock.cli.loading import device_and_dtype, load_llm
+from surelock.cli.measuring import measuring_status, parse_numbers, print_table
 from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, JsonFlag, LockOptions, ModelOptions, with_options
-from surelock.cli.terminal import can_animate, note, standard_error, standard_output
+from surelock.cli.terminal import note, standard_output
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 from surelock.params import LockParams
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
     from surelock.bench.subject import Subject
 
 MEASURE_PANEL: Final = "Measurement"
-# Wide enough for every table, where the width of a terminal is not known.
-_PIPE_WIDTH: Final = 240
-
-Show = Callable[[str], None]
 Schedule = Literal["default", "paper"]
 
 QuickFlag = Annotated[bool, typer.Option("--quick", metavar="", help="As little as possible, to see that it runs.")]
@@ -127,7 +120,7 @@ def latency(
     _check_output(result)
     if lock.no_lock:
         raise ParameterError("--no-lock contradicts bench latency, which measures both sides; leave it out")
-    with _status() as show:
+    with measuring_status() as show:
         from surelock.bench.latency import Setting, run_latency
 
         given = None if settings is None else [Setting.parse(text) for text in settings.split(",")]
@@ -212,9 +205,9 @@ def throughput(
     _check_output(result)
     if rate is not None and not 0 < rate <= 1e6:
         raise ParameterError(f"--rate is {rate:g}; it must be above 0 and at most 1e6 requests a second")
-    sizes = _numbers("--tokens", tokens) if tokens is not None else None
+    sizes = parse_numbers("--tokens", tokens) if tokens is not None else None
     prompts = _range("--prompt-tokens", prompt_tokens) if prompt_tokens is not None else None
-    with _status() as show:
+    with measuring_status() as show:
         from surelock.bench.throughput import mixed_jobs, run_throughput
 
         subject = _subject(model, shape, lock)
@@ -268,8 +261,8 @@ def steps(
     Below the break-even number of rows reading the weights is the cost, and locking cannot pay.
     """
     _check_output(result)
-    given = _numbers("--requests", requests) if requests is not None else None
-    with _status() as show:
+    given = parse_numbers("--requests", requests) if requests is not None else None
+    with measuring_status() as show:
         from surelock.bench.steps import run_steps
 
         subject = _subject(model, shape, None)
@@ -306,8 +299,8 @@ def ops(
 ) -> None:
     """Each hot operation against the least time its bytes and FLOPs allow."""
     _check_output(result)
-    counts = _numbers("--rows", rows) if rows is not None else None
-    with _status() as show:
+    counts = parse_numbers("--rows", rows) if rows is not None else None
+    with measuring_status() as show:
         from surelock.bench.ops import run_ops
 
         subject = _subject(model, shape, None)
@@ -350,13 +343,6 @@ def _baseline(baseline: tuple[str, Path] | None, subject: Subject) -> Baseline |
     return load_baseline(name, folder, subject.config, device=subject.device, dtype=subject.model.dtype)
 
 
-def _numbers(option: str, text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) <= 7 and int(part) for part in parts):
-        raise ParameterError(f"{option} is {text!r:.60}; write positive integers with commas between them")
-    return [int(part) for part in parts]
-
-
 def _range(option: str, text: str) -> tuple[int, int]:
     low, _, high = text.partition("-")
     ends = [low.strip(), (high or low).strip()]
@@ -387,8 +373,6 @@ def _report(found: BenchResult, result: ResultOptions, *, as_json: bool) -> None
 
 def _print(found: BenchResult) -> None:
     console = standard_output()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
     for name in ("model", "weights", "lock", "matmul_tflops", "copy_tb_per_s", "break_even_rows"):
         value = found.facts.get(name)
         if value is not None:
@@ -399,12 +383,7 @@ def _print(found: BenchResult) -> None:
             style="dim",
             soft_wrap=True,
         )
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name, value in found.rows[0].items():
-        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right")
-    for row in found.rows:
-        table.add_row(*(_shown(value) for value in row.values()))
-    console.print(table)
+    print_table(found.rows, lambda name, value: _shown(value))
 
 
 def _shown(value: Any) -> str:
@@ -413,14 +392,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-@contextmanager
-def _status() -> Iterator[Show]:
-    """A function that shows what is being measured, on a terminal."""
-    console = standard_error()
-    if not can_animate(console):
-        yield lambda message: None
-        return
-    with console.status("starting") as status:
-        yield status.update

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from surelock.eval.rules import NO_LOCK
 from surelock.eval.task_eval import CanvasKind, TaskSettings, evaluation_problems, measure_tasks
 from surelock.eval.task_table import ALL, summary_rows
+from surelock.experiments.fitted_tasks import RIGHT_COLUMNS
 from surelock.experiments.result import Column, Row
 from surelock.experiments.rules import NONE, Rule
 
@@ -18,14 +19,7 @@ ACCURACY_COLUMNS: Final = (
     Column("canvas", "canvas"),
     Column("rule", "rule"),
     Column("threshold", "epsilon", "{:.0e}"),
-    Column("num_problems", "problems"),
-    Column("accuracy", "right", "{:.1%}"),
-    Column("difference", "against no lock", "{:+.1%}"),
-    Column("difference_low", "95 % from", "{:+.1%}"),
-    Column("difference_high", "to", "{:+.1%}"),
-    Column("num_lost", "lost"),
-    Column("num_won", "won"),
-    Column("mcnemar_p", "McNemar p", "{:.3f}"),
+    *RIGHT_COLUMNS,
     Column("identical", "same answer", "{:.3f}"),
     Column("agreement", "agreement", "{:.3f}"),
     Column("exact_ratio", "exact", "{:.3f}"),
