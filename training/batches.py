@@ -68,12 +68,12 @@ class PackedCanvases(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         seed = self._seed * 10_007 + (info.id if info is not None else 0)
-        source = _Source(self._data, self._tokenizer, seed, self._task_weights)
+        source = Source(self._data, self._tokenizer, seed, self._task_weights)
         while True:
             yield pack(source, self._num_tokens)
 
 
-class _Source:
+class Source:
     """Draws rows at random."""
 
     def __init__(self, data: Path, tokenizer: Path, seed: int, task_weights: dict[str, float]) -> None:
@@ -115,7 +115,7 @@ def _sizes() -> tuple[list[int], list[float]]:
     return list(TEXT_LENGTHS), list(TEXT_LENGTHS.values())
 
 
-def pack(source: _Source, num_tokens: int) -> Batch:
+def pack(source: Source, num_tokens: int) -> Batch:
     """Rows until `num_tokens` are full; the last is cut from text to the length that is left."""
     rows: list[Row] = []
     left = num_tokens
@@ -140,7 +140,7 @@ def pack(source: _Source, num_tokens: int) -> Batch:
     )
 
 
-def _filler(source: _Source, length: int) -> Row:
+def _filler(source: Source, length: int) -> Row:
     """Text of at most `length` tokens; a remainder too short to teach anything counts nothing."""
     if length < MIN_TEXT_LENGTH:
         nothing = np.zeros(length)

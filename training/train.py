@@ -5,6 +5,7 @@
 
 A leg ends with a checkpoint in LLaDA's format and `log.jsonl`. `--warm-start` continues from such a checkpoint: only
 the weights are taken, the rate rises afresh. `--batch-tokens` is kept whatever the number of GPUs, by accumulation.
+`--unlikelihood W` counts repeats in the model's own continuations against it (`training/repetition.py`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.batches import KINDS, Batch, PackedCanvases
+from training.batches import KINDS, Batch, PackedCanvases, Source
 from training.checkpoint import load_weights, save_checkpoint
 from training.model import MaskedDiffusionModel, Shape, denoising_loss
 from training.optimizer import BatchedMuon
 from training.problems import TASK_WEIGHTS
+from training.repetition import SelfDecoded
 from training.schedule import rate
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One leg. Rates are the top ones; `minutes` excludes compilation."""
+    """One leg. Rates are the top ones; `minutes` excludes compilation.
+
+    `unlikelihood` is what a repeat in the model's own text counts, where a masked token of a row counts about 1; in a
+    leg with any, new text is decoded every `decode_every` steps, `decoded_tokens` of it on each GPU.
+    """
 
     data: Path
     tokenizer: Path
@@ -49,6 +55,9 @@ class Settings:
     workers: int = 12
     layers: int = 8
     tasks: str = ""
+    unlikelihood: float = 0.0
+    decode_every: int = 50
+    decoded_tokens: int = 49_152
     log_every: int = 50
 
 
@@ -106,6 +115,8 @@ class Trainer:
         self.batches = iter(_loader(settings, self.ranks, self.micro_tokens))
         self.forward = torch.compile(self.model) if device.type == "cuda" else self.model
         self.losses = _LossByKind(device)
+        self.repeats = self._repeats() if settings.unlikelihood else None
+        self.num_steps_made = 0
 
     def step(self, share: float) -> None:
         """One optimizer step at `share` of the top rates."""
@@ -117,6 +128,12 @@ class Trainer:
             # Rows weigh what they mask, so the sum over a batch is about its number of tokens.
             (loss / (self.micro_tokens * self.num_micro * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
             self.losses.add(per_token, batch)
+        if self.repeats is not None:
+            if self.num_steps_made % self.settings.decode_every == 0:
+                self.repeats.refill()
+            against = self.settings.unlikelihood * self.repeats.loss()
+            (against / (self.micro_tokens * self.num_micro * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
+        self.num_steps_made += 1
         self.ranks.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer, top in ((self.muon, self.settings.muon_rate), (self.adam, self.settings.adam_rate)):
@@ -154,6 +171,16 @@ class Trainer:
             dist.barrier()
             dist.destroy_process_group()
 
+    def _repeats(self) -> SelfDecoded:
+        seed = 1_000_003 * (1 + self.ranks.rank) + self.settings.seed
+        source = Source(self.settings.data, self.settings.tokenizer, seed, TASK_WEIGHTS)
+        return SelfDecoded(
+            self.model,
+            lambda length: torch.from_numpy(source.text(length)),
+            self.settings.decoded_tokens,
+            self.ranks.device,
+        )
+
     def _steps_in(self, minutes: float) -> int:
         """How many steps fit, by the time of a few at rate zero."""
         num_timed = 20
@@ -171,11 +198,13 @@ class Trainer:
             return
         line = {"step": step, "of": num_steps, "seconds": round(seconds, 1), "rate": round(rate(step / num_steps), 4)}
         line["batch_tokens"] = self.settings.batch_tokens
+        if self.repeats is not None:
+            line["distinct_3"] = round(self.repeats.distinct, 4)
         with (self.settings.out / "log.jsonl").open("a") as log:
             log.write(json.dumps({**line, "loss": losses}) + "\n")
         if step % (10 * self.settings.log_every) == 0:
             shown = " ".join(f"{kind} {loss:.3f}" for kind, loss in losses.items())
-            print(f"{step}/{num_steps} {seconds:.0f} s  {shown}", flush=True)
+            print(f"{step}/{num_steps} {seconds:.0f} s  {shown}  {line.get('distinct_3', '')}", flush=True)
 
 
 class _LossByKind:
