@@ -5,9 +5,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from typer.models import OptionInfo
 
+from surelock.cli.main import app
 from surelock.errors import NonFiniteLogitsError, SureLockError
 from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
 
@@ -115,3 +118,20 @@ def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
     os.close(writer)
     assert result.stderr == b""
     assert result.returncode == 1
+
+
+def test_no_option_is_left_to_be_named_after_its_metavar() -> None:
+    """typer 0.27.2 names an option `--RULE` whose parameter is `rule`, whose metavar is RULE and that has no name."""
+    pending, num_named = [app], 0
+    while pending:
+        group = pending.pop()
+        pending += [below.typer_instance for below in group.registered_groups if below.typer_instance is not None]
+        for command in group.registered_commands:
+            assert command.callback is not None
+            for name, hint in get_type_hints(command.callback, include_extras=True).items():
+                for option in getattr(hint, "__metadata__", ()):
+                    if isinstance(option, OptionInfo) and option.metavar is not None:
+                        num_named += 1
+                        # Inside Annotated, typer keeps the first name of an option as its default until it is used.
+                        assert option.metavar.lower() != name or option.default == f"--{name}", command.callback
+    assert num_named > 10

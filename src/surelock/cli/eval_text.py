@@ -92,6 +92,7 @@ def text(
     rule: Annotated[
         list[str] | None,
         typer.Option(
+            "--rule",
             metavar="RULE",
             help="none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is "
             "always measured.",
