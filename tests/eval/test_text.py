@@ -73,6 +73,29 @@ def test_prompts_have_so_many_tokens_and_go_on(tokenizer: Tokenizer) -> None:
     )
 
 
+@pytest.mark.parametrize(("num_continuation_tokens", "num_documents"), [(256, 195), (0, 426)])
+def test_every_document_gives_one_prompt_before_any_gives_a_second(
+    tokenizer: Tokenizer, num_continuation_tokens: int, num_documents: int
+) -> None:
+    prompts = load_text(tokenizer=tokenizer, num_continuation_tokens=num_continuation_tokens)
+    of_documents = [prompt.document for prompt in prompts]
+    assert len(set(of_documents)) == len(set(of_documents[:num_documents])) == num_documents
+    assert len(set(prompts)) == len(prompts) > num_documents
+    # The second round too: nobody gives a third before all that can have given a second.
+    places = [of_documents[:index].count(name) for index, name in enumerate(of_documents)]
+    assert places == sorted(places)
+
+
+def test_the_sources_take_turns_in_every_round() -> None:
+    passages = load_passages()
+    first = passages[: len({passage.document for passage in passages})]
+    for num in (1, 20, 100):
+        counts = Counter(passage.source for passage in first[:num])
+        totals = Counter(passage.source for passage in first)
+        # As many of each source as of any other, unless it has no more.
+        assert all(counts[source] >= min(totals[source], max(counts.values()) - 1) for source in totals)
+
+
 def test_texts_longer_than_all_there_are_are_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(PromptError, match="no held-out text has 100064 tokens, 64 of the prompt and 100000 after it"):
         load_text(tokenizer=tokenizer, num_continuation_tokens=100_000)
@@ -151,6 +174,12 @@ def test_gaps_are_words_inside_sentences_of_the_text(tokenizer: Tokenizer) -> No
         assert any(problem.before + problem.answer + problem.after in text for text in texts)
         assert problem.is_solved_by(problem.answer.strip())
         assert not problem.is_solved_by(problem.answer + " more")
+    names = {passage.text: passage.document for passage in load_passages()}
+    of_documents = [
+        next(names[text] for text in texts if problem.before + problem.answer + problem.after in text)
+        for problem in problems
+    ]
+    assert len(set(of_documents)) == len(problems)
     assert len({len(problem.answer.split()) for problem in problems}) == MAX_WORDS - MIN_WORDS + 1
     assert load_infill(num_problems=5) == problems[:5]
     with pytest.raises(ParameterError, match="num_problems is 0"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from surelock.errors import ParameterError
-from surelock.eval.text.documents import Passage, load_passages
+from surelock.eval.text.documents import Passage, in_turns
 from surelock.tokenizer import Tokenizer
 
 MIN_WORDS: Final = 4
@@ -50,14 +51,15 @@ class InfillProblem:
 def load_infill(split: str = "test", *, num_problems: int | None = None) -> list[InfillProblem]:
     """At most one problem of each passage, always the same ones in the same order; the sources take turns.
 
+    Every document gives one problem before any gives a second.
+
     Raises:
         ParameterError: there is no such split.
         ParameterError: fewer than one problem is asked for.
     """
     if num_problems is not None and num_problems < 1:
         raise ParameterError(f"num_problems is {num_problems}; it must be at least 1")
-    problems = (problem for passage in load_passages(split) if (problem := _cut(passage)) is not None)
-    return [problem for _, problem in zip(range(num_problems or 1 << 20), problems, strict=False)]
+    return list(islice(in_turns(_cut, split), num_problems))
 
 
 def _cut(passage: Passage) -> InfillProblem | None:

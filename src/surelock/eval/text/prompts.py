@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from surelock.errors import PromptError
-from surelock.eval.text.documents import load_passages
+from surelock.eval.text.documents import Passage, in_turns
 from surelock.tokenizer import Tokenizer
 
 DEFAULT_PROMPT_TOKENS: Final = 64
@@ -29,6 +30,7 @@ class TextPrompt:
         prompt: text.
         continuation: what follows, up to the end of the passage; empty where the file did not have it.
         source, licence: of the text; the file's name and "" for a file of one's own.
+        document: source and name of the document it was cut from; "" for a file of one's own.
         token_ids: of the prompt, by the tokenizer given to `load_text`, the begin-of-sequence id included if the
             tokenizer adds one; empty without a tokenizer.
     """
@@ -37,6 +39,7 @@ class TextPrompt:
     continuation: str
     source: str
     licence: str
+    document: str = ""
     token_ids: tuple[int, ...] = ()
 
 
@@ -50,6 +53,10 @@ def load_text(
     num_continuation_tokens: int = DEFAULT_CONTINUATION_TOKENS,
 ) -> list[TextPrompt]:
     """Prompts, always the same ones in the same order; the sources of the split take turns.
+
+    Every document of the split gives one prompt before any gives a second. With the embedded model's tokenizer repeats
+    begin after 195 prompts of 64 tokens with 256 after them (636 in all), after 426 of 64 tokens with any number after
+    them. Prompts of one document are alike: intervals over more prompts than that are a little too narrow.
 
     Args:
         split: of the text inside the package: "test".
@@ -72,26 +79,32 @@ def load_text(
             found.append(_own(record, path.name, tokenizer, num_prompt_tokens))
     else:
         needed = num_prompt_tokens + num_continuation_tokens
-        for passage in load_passages(split):
-            if num_prompts is not None and len(found) == num_prompts:
-                break
-            if _is_long_enough(passage.text, tokenizer, needed):
-                prompt, ids = _cut(passage.text, tokenizer, num_prompt_tokens)
-                found.append(
-                    TextPrompt(
-                        prompt=prompt,
-                        continuation=passage.text[len(prompt) :],
-                        source=passage.source,
-                        licence=passage.licence,
-                        token_ids=ids,
-                    )
-                )
+
+        def long_enough(passage: Passage) -> TextPrompt | None:
+            return _beginning(passage, tokenizer, num_prompt_tokens, needed)
+
+        found += islice(in_turns(long_enough, split), num_prompts)
         if not found and num_prompts != 0:
             raise PromptError(
                 f"no held-out text has {needed} tokens, {num_prompt_tokens} of the prompt and "
                 f"{num_continuation_tokens} after it: lower either, or give texts of your own with --prompts"
             )
     return found[:num_prompts]
+
+
+def _beginning(passage: Passage, tokenizer: Tokenizer | None, num_tokens: int, needed: int) -> TextPrompt | None:
+    """The prompt of a passage; None if that has fewer tokens than are needed."""
+    if not _is_long_enough(passage.text, tokenizer, needed):
+        return None
+    prompt, ids = _cut(passage.text, tokenizer, num_tokens)
+    return TextPrompt(
+        prompt=prompt,
+        continuation=passage.text[len(prompt) :],
+        source=passage.source,
+        licence=passage.licence,
+        document=passage.document,
+        token_ids=ids,
+    )
 
 
 def _is_long_enough(text: str, tokenizer: Tokenizer | None, num_tokens: int) -> bool:
