@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surelock.errors import ParameterError
-from surelock.eval.statistics import McNemar, mcnemar, paired_difference, ratio_of_means
+from surelock.eval.statistics import (
+    McNemar,
+    difference_of_means,
+    mcnemar,
+    paired_difference,
+    ratio_of_means,
+    weighted_mean,
+)
 
 truths = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -103,6 +110,26 @@ def test_ratio_skips_resamples_without_events() -> None:
     found = ratio_of_means([1, 1], [1, 1], [1, 0], [1, 1], seed=0)
     assert found.value == 2
     assert (found.low, found.high) == (1, 2)
+
+
+def test_a_mean_over_groups_is_as_uncertain_as_the_groups() -> None:
+    rng = np.random.default_rng(6)
+    of_group = rng.normal(2, 1, size=400)
+    found = weighted_mean(list(10 * of_group), [10] * 400, seed=1)
+    # Ten equal values of a group are worth one.
+    assert found.value == pytest.approx(float(of_group.mean()))
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * float(of_group.std()) / 20, rel=0.06)
+
+
+def test_difference_of_means_over_the_same_items_is_paired() -> None:
+    sizes = [float(number) for number in range(1, 101)]
+    found = difference_of_means([3 * size for size in sizes], sizes, [2 * size for size in sizes], sizes, seed=0)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
+    backward = difference_of_means([1, 0, 0], [1, 0, 1], [0, 4, 4], [0, 2, 1], seed=0)
+    assert backward.value == pytest.approx(1 / 2 - 8 / 3)
+    assert backward.low < backward.value < backward.high
+    with pytest.raises(ParameterError, match="den_b sums to 0"):
+        difference_of_means([1], [1], [0], [0], seed=0)
 
 
 @given(truths, st.integers(0, 1 << 40))

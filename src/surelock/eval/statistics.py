@@ -94,19 +94,76 @@ def ratio_of_means(
         ParameterError: the sequences differ in length or are empty, den_a, num_b or den_b sums to 0, or the level is
             not between 0 and 1.
     """
-    _check_lengths(num_a=num_a, den_a=den_a, num_b=num_b, den_b=den_b)
-    # [items, 4]
-    columns = np.asarray([num_a, den_a, num_b, den_b], dtype=np.float64).T
-    totals = columns.sum(axis=0)
-    for name, total in zip(("den_a", "num_b", "den_b"), totals[1:], strict=True):
-        if total == 0:
-            raise ParameterError(f"{name} sums to 0, so there is no ratio; leave this comparison out")
-    drawn = np.concatenate([weights @ columns[items] for items, weights in _resamples(columns, seed)])
+    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, of_mean=("den_a", "num_b", "den_b"))
     # A few resamples of rare events have nothing to divide by.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = drawn[:, 0] / drawn[:, 1] / (drawn[:, 2] / drawn[:, 3])
     low, high = _ends(ratios[np.isfinite(ratios)], level)
     return Interval(float(totals[0] / totals[1] / (totals[2] / totals[3])), low, high)
+
+
+def weighted_mean(num: Sequence[float], den: Sequence[float], *, seed: int, level: float = 0.95) -> Interval:
+    """sum(num) / sum(den) with a percentile bootstrap over the items.
+
+    Args:
+        num, den: for each item what it adds to the sum, and of how many things that is the sum.
+        seed: of the resampling.
+        level: of the interval.
+
+    Raises:
+        ParameterError: the sequences differ in length or are empty, den sums to 0, or the level is not between 0 and 1.
+    """
+    nothing = [0.0] * len(num)
+    return difference_of_means(num, den, nothing, den, seed=seed, level=level)
+
+
+def difference_of_means(
+    num_a: Sequence[float],
+    den_a: Sequence[float],
+    num_b: Sequence[float],
+    den_b: Sequence[float],
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> Interval:
+    """sum(num_a) / sum(den_a) - sum(num_b) / sum(den_b) with a percentile bootstrap over the items.
+
+    Args:
+        num_a, den_a, num_b, den_b: for each item what it adds to either mean, the same items in the same order.
+        seed: of the resampling.
+        level: of the interval.
+
+    Raises:
+        ParameterError: the sequences differ in length or are empty, den_a or den_b sums to 0, or the level is not
+            between 0 and 1.
+    """
+    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, of_mean=("den_a", "den_b"))
+    # A few resamples of rare things have nothing to divide by.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        differences = drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
+    low, high = _ends(differences[np.isfinite(differences)], level)
+    return Interval(float(totals[0] / totals[1] - totals[2] / totals[3]), low, high)
+
+
+def _totals(
+    num_a: Sequence[float],
+    den_a: Sequence[float],
+    num_b: Sequence[float],
+    den_b: Sequence[float],
+    *,
+    seed: int,
+    of_mean: Sequence[str],
+) -> tuple[_Array, _Array]:
+    """The sums of all items [4] and those of every resample [resamples, 4]; those named must not be 0."""
+    given = {"num_a": num_a, "den_a": den_a, "num_b": num_b, "den_b": den_b}
+    _check_lengths(**given)
+    # [items, 4]
+    columns = np.asarray(list(given.values()), dtype=np.float64).T
+    totals = columns.sum(axis=0)
+    for name, total in zip(given, totals, strict=True):
+        if name in of_mean and total == 0:
+            raise ParameterError(f"{name} sums to 0, so there is no mean of it; leave this comparison out")
+    return totals, np.concatenate([weights @ columns[items] for items, weights in _resamples(columns, seed)])
 
 
 def _resamples(items: _Array, seed: int) -> Iterator[tuple[_Array, _Array]]:

@@ -136,8 +136,8 @@ def test_free_runs_part_where_they_part(llm: LLM, record: TwinRecord) -> None:
         assert row["agreement"] == pytest.approx(same / N)
         assert row["active_ratio"] == b.stats.active_ratio
     assert any(row["first_difference"] is not None for row in rows)
-    totals = [total for key, (_, total) in record.growth.items() if (key.rule, key.run) == ("literal", "locked")]
-    controls = [total for key, (_, total) in record.growth.items() if (key.rule, key.run) == ("literal", "control")]
+    totals = [sums.number for key, sums in record.growth.items() if (key.rule, key.run) == ("literal", "locked")]
+    controls = [sums.number for key, sums in record.growth.items() if (key.rule, key.run) == ("literal", "control")]
     assert (
         sum(totals) == sum(controls) == sum(N + 1 - row["first_difference"] for row in rows if row["first_difference"])
     )

@@ -63,7 +63,7 @@ def measure_free_runs(
             if step is not None:
                 for kind, path in (("locked", b), ("control", control)):
                     if path is not None:
-                        _add_spread(record, name, kind, a, path, step)
+                        _add_spread(record, SpreadKey(name, kind, 0), index, a, path, step)
 
 
 def first_difference(a: Path, b: Path) -> int | None:
@@ -128,7 +128,7 @@ def _row(prompt: int, name: str, unlocked: Path, locked: Path, control: Path | N
     }
 
 
-def _add_spread(record: TwinRecord, name: str, kind: str, unlocked: Path, path: Path, step: int) -> None:
+def _add_spread(record: TwinRecord, run: SpreadKey, prompt: int, unlocked: Path, path: Path, step: int) -> None:
     """Count the tokens that differ, by steps since the first difference and by positions from it."""
     source = [
         position
@@ -142,6 +142,5 @@ def _add_spread(record: TwinRecord, name: str, kind: str, unlocked: Path, path: 
             continue
         distance = min((abs(position - other) for other in source), default=0)
         for table, value in ((record.growth, at - step), (record.spread, distance)):
-            total = table[SpreadKey(name, kind, BINS[bisect_right(BINS, value) - 1])]
-            total[0] += int(path.tokens[position] != unlocked.tokens[position])
-            total[1] += 1
+            total = table[run._replace(start=BINS[bisect_right(BINS, value) - 1])]
+            total.add(prompt, int(path.tokens[position] != unlocked.tokens[position]), 1)

@@ -119,7 +119,7 @@ class Measurement:
     def _take_groups(
         self, twin: TwinStep, side: LockedSide, classes: Tensor, drift: Tensor, whole: Comparison, record: RuleRecord
     ) -> None:
-        add_group(record, Group("all", "all locks"), twin, side.frozen, whole)
+        add_group(record, Group("all", "all locks"), twin, side.frozen, whole, self._prompts)
         mean = torch.where(side.frozen, drift.mean((0, 1)), torch.nan)
         high = side.frozen & (mean > mean.nanmedian(1, keepdim=True).values)
         by_name = {Group("age", name): side.frozen & (classes == index) for index, name in enumerate(LOCK_CLASSES)}
@@ -127,9 +127,9 @@ class Measurement:
         kv = side.kv
         for group, where in by_name.items():
             if bool(where.any()):
-                freeze_only(twin, record, group, Frozen(where, kv))
+                freeze_only(twin, record, group, Frozen(where, kv), self._prompts)
         for layer in range(len(kv)):
-            freeze_only(twin, record, Group("layer", str(layer + 1)), Frozen(side.frozen, kv, [layer]))
+            freeze_only(twin, record, Group("layer", str(layer + 1)), Frozen(side.frozen, kv, [layer]), self._prompts)
 
     def _probe(self, twin: TwinStep, name: str, classes: Tensor, record: RuleRecord) -> None:
         side = twin.sides[name]
@@ -195,23 +195,31 @@ def describe_lock(side: LockedSide, classes: Tensor, index: int, position: int) 
     }
 
 
-def freeze_only(twin: TwinStep, record: RuleRecord, group: Group, frozen: Frozen) -> None:
+def freeze_only(twin: TwinStep, record: RuleRecord, group: Group, frozen: Frozen, prompts: Sequence[int]) -> None:
     """Compute the step again with nothing else frozen, and add what its masked rows say to the group's record."""
     found = compare(twin.fresh_logits[twin.masked], twin.logits_with(frozen), twin.model.config.mask_token_id)
-    add_group(record, group, twin, frozen.where, found)
+    add_group(record, group, twin, frozen.where, found, prompts)
 
 
-def add_group(record: RuleRecord, group: Group, twin: TwinStep, where: Mask, found: Comparison) -> None:
-    """Add the masked rows of the canvases that have a lock of the group, frozen at `where` [B, N]."""
+def add_group(
+    record: RuleRecord, group: Group, twin: TwinStep, where: Mask, found: Comparison, prompts: Sequence[int]
+) -> None:
+    """Add the masked rows of the canvases that have a lock of the group, frozen at `where` [B, N].
+
+    prompts: the number of each canvas' prompt.
+    """
     # A canvas without a lock of the group says nothing about the group.
     present = where.any(1)
     of_present = present.unsqueeze(1).expand_as(twin.masked)[twin.masked]
     total = record.groups[group]
     total.num_steps += int(present.sum())
     total.num_rows += int(of_present.sum())
-    total.num_locks += int(where.sum())
-    total.kl_sum += float(found.kl[of_present].double().sum())
     total.num_flips += int((found.flipped & of_present).sum())
+    kl = torch.zeros(twin.masked.shape, dtype=torch.float64, device=where.device)
+    kl[twin.masked] = found.kl.double()
+    for prompt, nats, num_locks in zip(prompts, kl.sum(1).tolist(), where.sum(1).tolist(), strict=True):
+        if num_locks:
+            total.per_lock.add(prompt, nats, num_locks)
 
 
 def _describe_flip(flip: Flip, side: LockedSide, classes: Tensor, index: int) -> Row:

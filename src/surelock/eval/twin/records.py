@@ -39,19 +39,55 @@ class StepRecord:
 
 
 @dataclass(slots=True)
+class Sums:
+    """What each sequence adds to a mean, by the number of its prompt.
+
+    Attributes:
+        amounts: what is summed. `numbers`: of how many things.
+    """
+
+    amounts: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    numbers: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, prompt: int, amount: float, number: int) -> None:
+        """Add to what a sequence has."""
+        self.amounts[prompt] += amount
+        self.numbers[prompt] += number
+
+    @property
+    def amount(self) -> float:
+        """Of all sequences."""
+        return sum(self.amounts.values())
+
+    @property
+    def number(self) -> int:
+        """Of all sequences."""
+        return sum(self.numbers.values())
+
+
+@dataclass(slots=True)
 class GroupRecord:
     """Steps computed again with only one group of the locks frozen.
 
     Attributes:
-        num_steps: canvases times steps. `num_rows`: masked rows. `num_locks`: frozen positions, summed over num_steps.
-        kl_sum: over the rows. `num_flips`: among them.
+        num_steps: canvases times steps. `num_rows`: masked rows. `num_flips`: among them.
+        per_lock: KL summed over the rows, and frozen positions, summed over the canvases' steps.
     """
 
     num_steps: int = 0
     num_rows: int = 0
-    num_locks: int = 0
-    kl_sum: float = 0.0
     num_flips: int = 0
+    per_lock: Sums = field(default_factory=Sums)
+
+    @property
+    def kl_sum(self) -> float:
+        """Over the rows, in nats."""
+        return self.per_lock.amount
+
+    @property
+    def num_locks(self) -> int:
+        """Frozen positions, summed over num_steps."""
+        return self.per_lock.number
 
 
 class Group(NamedTuple):
@@ -89,9 +125,9 @@ class SpreadKey(NamedTuple):
     start: int
 
 
-def _counts() -> defaultdict[SpreadKey, list[int]]:
-    """[tokens that differ from those of the run without locks, tokens]."""
-    return defaultdict(lambda: [0, 0])
+def _counts() -> defaultdict[SpreadKey, Sums]:
+    """Tokens that differ from those of the run without locks, of how many tokens."""
+    return defaultdict(Sums)
 
 
 @dataclass(slots=True)
@@ -109,5 +145,5 @@ class TwinRecord:
     rules: dict[str, RuleRecord]
     changes: defaultdict[int, list[Floats]] = field(default_factory=lambda: defaultdict(list))
     free: list[Row] = field(default_factory=list)
-    growth: defaultdict[SpreadKey, list[int]] = field(default_factory=_counts)
-    spread: defaultdict[SpreadKey, list[int]] = field(default_factory=_counts)
+    growth: defaultdict[SpreadKey, Sums] = field(default_factory=_counts)
+    spread: defaultdict[SpreadKey, Sums] = field(default_factory=_counts)

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 
 from surelock.eval.dense import DenseDecoder, group_canvases
+from surelock.eval.twin.certainty import mean_of
 from surelock.eval.twin.dense_forward import Frozen
 from surelock.eval.twin.lockstep import LockedSide, TwinStep, teacher_forced
 from surelock.eval.twin.measure import freeze_only
 from surelock.eval.twin.oscillation import NEAR_TIE, STATES, Array, History, Likeness, Moves
 from surelock.eval.twin.records import Group, RuleRecord
-from surelock.experiments import wording
+from surelock.experiments import per_sequence, wording
 from surelock.experiments.lengths import Length
 from surelock.experiments.registry import Experiment
 from surelock.experiments.result import Column, Picture, Result, Row, Table
+from surelock.experiments.twin.summary import ends
 from surelock.params import LockParams, SamplingParams
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ THRESHOLD: Final = LockParams().kl_threshold
 # Fewer pairs of tokens say nothing about their likeness.
 MIN_PAIRS: Final = 10
 STEADY, ONCE, OFTEN = "steady", "changes once", "alternates"
+TIED, CLEAR = "near tie when locked", "no tie when locked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +91,10 @@ def run(bench: Workbench) -> Result:
         tables=[
             Table("oscillation", "Rows without locks.", _STATE_COLUMNS, states),
             Table("oscillation_kl", "Flips by how far the posterior moved.", _BIN_COLUMNS, bins, on_page=False),
-            Table("oscillation_harm", "Only one class of locks frozen.", _HARM_COLUMNS, harm),
+            Table("oscillation_harm", _HARM_NOTE, _HARM_COLUMNS, harm),
         ],
         pictures=[Picture("oscillation", _CAPTION, lambda: _draw(bins, harm))] if bins else [],
-        findings=_findings(states, harm),
+        findings=[*_state_findings(states), *_harm_findings(records)],
         left_out=left_out,
     )
 
@@ -111,7 +114,8 @@ def _measure(
         size = DenseDecoder(model, keep_keys_values=True).batch_size(len(prompts[alike[0]]) + params.max_tokens)
         size = max(1, size // (len(RULES) + 2))
         for start in range(0, len(alike), size):
-            batch = [prompts[index] for index in alike[start : start + size]]
+            chosen = alike[start : start + size]
+            batch = [prompts[index] for index in chosen]
             bench.progress(f"prompts {done + 1} to {done + len(batch)} of {len(prompts)}")
             history = History()
             for twin in teacher_forced(model, batch, params, {}):
@@ -120,11 +124,14 @@ def _measure(
                 moves[state].append(history.moves(state))
                 possible = history.given if state == "prompt" else ~history.given
                 changes[state].append(history.num_flips(state)[possible])
-            _freeze_classes(history, teacher_forced(model, batch, params, RULES), settings.group_every, records)
+            steps = teacher_forced(model, batch, params, RULES)
+            _freeze_classes(history, steps, settings.group_every, records, chosen)
             done += len(batch)
 
 
-def _freeze_classes(history: History, steps: Iterator[TwinStep], every: int, records: dict[str, RuleRecord]) -> None:
+def _freeze_classes(
+    history: History, steps: Iterator[TwinStep], every: int, records: dict[str, RuleRecord], prompts: Sequence[int]
+) -> None:
     # [T + 1, B, N]: flips up to each step, 0 before the first.
     flips = history.flips_in("generated") + history.flips_in("prompt")
     so_far = np.concatenate((np.zeros_like(flips[:1], dtype=np.int64), flips.cumsum(0)))
@@ -134,10 +141,12 @@ def _freeze_classes(history: History, steps: Iterator[TwinStep], every: int, rec
             continue
         for name, side in twin.sides.items():
             if bool(side.frozen.any()):
-                _freeze_each(twin, side, so_far, near_ties, records[name])
+                _freeze_each(twin, side, so_far, near_ties, records[name], prompts)
 
 
-def _freeze_each(twin: TwinStep, side: LockedSide, so_far: Array, near_ties: Array, record: RuleRecord) -> None:
+def _freeze_each(
+    twin: TwinStep, side: LockedSide, so_far: Array, near_ties: Array, record: RuleRecord, prompts: Sequence[int]
+) -> None:
     at = side.locks.at.cpu().numpy()
     later = so_far[-1] - np.take_along_axis(so_far, at[None], 0)[0]
     tied = np.take_along_axis(near_ties, np.maximum(at - 1, 0)[None], 0)[0]
@@ -148,13 +157,13 @@ def _freeze_each(twin: TwinStep, side: LockedSide, so_far: Array, near_ties: Arr
             Group(source, STEADY): later == 0,
             Group(source, ONCE): later == 1,
             Group(source, OFTEN): later > 1,
-            Group(source, "near tie when locked"): tied,
-            Group(source, "no tie when locked"): ~tied,
+            Group(source, TIED): tied,
+            Group(source, CLEAR): ~tied,
         }
         for group, where in classes.items():
             chosen = torch.as_tensor(frozen & of_source & where, device=twin.inputs.device)
             if bool(chosen.any()):
-                freeze_only(twin, record, group, Frozen(chosen, kv))
+                freeze_only(twin, record, group, Frozen(chosen, kv), prompts)
 
 
 def _state_row(state: str, moves: Moves, num_flips: Array, likeness: Likeness) -> Row:
@@ -210,6 +219,7 @@ def _harm_rows(records: dict[str, RuleRecord]) -> list[Row]:
             "locks": total.num_locks,
             "canvas_steps": total.num_steps,
             "kl_per_lock": total.kl_sum / total.num_locks,
+            **ends("kl_per_lock", mean_of(total.per_lock)),
             "flip_rate": total.num_flips / max(total.num_rows, 1),
         }
         for name, record in records.items()
@@ -217,7 +227,7 @@ def _harm_rows(records: dict[str, RuleRecord]) -> list[Row]:
     ]
 
 
-def _findings(states: Sequence[Row], harm: Sequence[Row]) -> list[str]:
+def _state_findings(states: Sequence[Row]) -> list[str]:
     sentences = []
     for row in states:
         if not row["rows"]:
@@ -234,7 +244,7 @@ def _findings(states: Sequence[Row], harm: Sequence[Row]) -> list[str]:
             f"the next ({row['near_tie_share']:.1%} of all are near ties), {row['positions_that_alternate']:.1%} of "
             f"the positions do so twice or more{tail}."
         )
-        if row["stable_flips"] >= MIN_PAIRS:
+        if row["stable_flips"] >= MIN_PAIRS and row["cosine_of_random_pairs"] is not None:
             sentences.append(
                 f"The two tokens of a {row['state']} flip that passes the KL test have a cosine of "
                 f"{row['cosine_of_stable_flips']:.2f} in the head (median), random pairs of likeliest tokens "
@@ -242,25 +252,31 @@ def _findings(states: Sequence[Row], harm: Sequence[Row]) -> list[str]:
                 + (
                     "they are more alike than chance, which makes no synonyms."
                     if row["cosine_of_stable_flips"] > row["cosine_of_random_pairs"] + 0.05
-                    else "they are no near-synonyms."
+                    else "they are no more alike than chance."
                 )
             )
-    for rule in dict.fromkeys(row["rule"] for row in harm):
+    return sentences
+
+
+def _harm_findings(records: dict[str, RuleRecord]) -> list[str]:
+    sentences = []
+    for rule, record in records.items():
         for source in ("generated", "prompt"):
-            found = {row["class"]: row for row in harm if (row["rule"], row["source"]) == (rule, source)}
+            found = {group.name: total.per_lock for group, total in record.groups.items() if group.axis == source}
             if OFTEN in found and STEADY in found:
                 often, steady = found[OFTEN], found[STEADY]
-                share = often["locks"] / sum(found[name]["locks"] for name in (STEADY, ONCE, OFTEN) if name in found)
+                share = often.number / sum(found[name].number for name in (STEADY, ONCE, OFTEN) if name in found)
                 sentences.append(
                     f"{rule}, {source} locks: {share:.1%} of the frozen rows alternate later; each of these costs the "
-                    f"masked rows {often['kl_per_lock']:.2g} nats a step, a steady one {steady['kl_per_lock']:.2g}."
+                    f"masked rows {per_sequence.mean(often)} nats a step, a steady one {per_sequence.mean(steady)}: "
+                    f"{per_sequence.compared(often, steady)}."
                 )
-            tied, clear = found.get("near tie when locked"), found.get("no tie when locked")
-            if tied is not None and clear is not None:
-                share = tied["locks"] / (tied["locks"] + clear["locks"])
+            if TIED in found and CLEAR in found:
+                tied, clear = found[TIED], found[CLEAR]
+                share = tied.number / (tied.number + clear.number)
                 sentences.append(
-                    f"{rule}, {source} locks made in a near tie ({share:.1%}) cost {tied['kl_per_lock']:.2g} nats "
-                    f"each, the others {clear['kl_per_lock']:.2g}."
+                    f"{rule}, {source} locks made in a near tie ({share:.1%}) cost {per_sequence.mean(tied)} nats each "
+                    f"a step, the others {per_sequence.mean(clear)}: {per_sequence.compared(tied, clear)}."
                 )
     return sentences
 
@@ -313,6 +329,7 @@ _CAPTION: Final = (
     "Left: how often the likeliest token changes, by how far the posterior moved; what is left of the dashed line "
     "passes the default rule's test. Right: divergence of the masked rows with one class of locks frozen, per lock."
 )
+_HARM_NOTE: Final = "Only one class of locks frozen. KL per lock with a 95 % bootstrap interval over sequences."
 _PERCENT, _SMALL = "{:.2%}", "{:.2g}"
 _STATE_COLUMNS: Final = (
     Column("state", "rows"),
@@ -343,6 +360,8 @@ _HARM_COLUMNS: Final = (
     Column("locks", "frozen rows read", "{:,}"),
     Column("canvas_steps"),
     Column("kl_per_lock", "KL per lock", _SMALL),
+    Column("kl_per_lock_low", "95 % from", _SMALL),
+    Column("kl_per_lock_high", "to", _SMALL),
     Column("flip_rate", "flips of masked rows", _PERCENT),
 )
 

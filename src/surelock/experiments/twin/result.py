@@ -73,7 +73,7 @@ def _table(name: str, caption: str, rows: list[Row], headings: dict[str, tuple[s
 
 _GROUPS: Final = (
     "Divergence of the masked rows with only one group of the locks frozen: by age at lock (0: ghosts), the half that "
-    "drifted less or more, and all locks in one layer only."
+    "drifted less or more, and all locks in one layer only. KL per lock with a 95 % bootstrap interval over sequences."
 )
 _EFFECTS: Final = "Harm of a single lock: nats by which the divergence of its step falls when it alone is set free."
 _PREDICTORS: Final = "Spearman's rank correlation, over single locks, of that harm with what is known of the lock."
@@ -109,6 +109,8 @@ _GROUP_HEADINGS: Final = {
     "masked_rows": ("masked rows", _NUMBER),
     "kl_mean": ("KL mean", _SMALL),
     "kl_per_lock": ("KL per lock", _SMALL),
+    "kl_per_lock_low": ("95 % from", _SMALL),
+    "kl_per_lock_high": ("to", _SMALL),
     "flip_rate": ("flips", _PERCENT),
 }
 _EFFECT_HEADINGS: Final = {
@@ -116,8 +118,10 @@ _EFFECT_HEADINGS: Final = {
     "lock_class": ("age at lock", "{}"),
     "locks": ("locks", _NUMBER),
     "harm_mean": ("harm, mean", _SMALL),
+    "harm_mean_low": ("95 % from", _SMALL),
+    "harm_mean_high": ("to", _SMALL),
     "harm_median": ("median", _SMALL),
-    "harm_p95": ("95 %", _SMALL),
+    "harm_p95": ("95th percentile", _SMALL),
     "harmful_share": ("harmful", "{:.0%}"),
 }
 _PREDICTOR_HEADINGS: Final = {

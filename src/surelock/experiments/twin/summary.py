@@ -8,8 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from surelock.eval.statistics import Interval
+from surelock.eval.twin.certainty import mean_of
 from surelock.eval.twin.measure import DELAYS
-from surelock.eval.twin.records import LOCK_CLASSES, Group, Row, RuleRecord, SpreadKey, TwinRecord
+from surelock.eval.twin.records import LOCK_CLASSES, Group, Row, RuleRecord, SpreadKey, Sums, TwinRecord
 
 Floats = NDArray[np.floating[Any]]
 
@@ -95,6 +97,7 @@ def group_rows(record: TwinRecord) -> list[Row]:
                     "masked_rows": total.num_rows,
                     "kl_mean": total.kl_sum / max(total.num_rows, 1),
                     "kl_per_lock": total.kl_sum / total.num_locks,
+                    **ends("kl_per_lock", mean_of(total.per_lock)),
                     "flip_rate": total.num_flips / max(total.num_rows, 1),
                 }
             )
@@ -155,12 +158,30 @@ def effect_rows(record: TwinRecord) -> list[Row]:
                     "lock_class": lock_class,
                     "locks": len(harm),
                     "harm_mean": float(harm.mean()),
+                    **ends("harm_mean", mean_of(harm_sums(rule, lock_class))),
                     "harm_median": float(np.median(harm)),
                     "harm_p95": float(np.quantile(harm, 0.95)),
                     "harmful_share": float((harm > 0).mean()),
                 }
             )
     return rows
+
+
+def harm_sums(rule: RuleRecord, lock_class: str) -> Sums:
+    """The harm of the single locks of a class, by sequence."""
+    sums = Sums()
+    for row in rule.effects:
+        if row["lock_class"] == lock_class:
+            sums.add(row["prompt"], row["harm"], 1)
+    return sums
+
+
+def ends(name: str, interval: Interval | None) -> Row:
+    """The columns of a 95 % interval."""
+    return {
+        f"{name}_low": None if interval is None else interval.low,
+        f"{name}_high": None if interval is None else interval.high,
+    }
 
 
 def correlation_rows(record: TwinRecord) -> list[Row]:
@@ -187,12 +208,20 @@ def correlation_rows(record: TwinRecord) -> list[Row]:
     return rows
 
 
-def spread_rows(record: TwinRecord, table: dict[SpreadKey, list[int]], start: str) -> list[Row]:
+def spread_rows(record: TwinRecord, table: dict[SpreadKey, Sums], start: str) -> list[Row]:
     """One row for each rule, run and bin, whose lower end goes under the name `start`."""
     return [
-        {"rule": key.rule, "run": key.run, start: key.start, "tokens": total, "differ": differ, "share": differ / total}
+        {
+            "rule": key.rule,
+            "run": key.run,
+            start: key.start,
+            "tokens": sums.number,
+            "differ": int(sums.amount),
+            "share": sums.amount / sums.number,
+            **ends("share", mean_of(sums)),
+        }
         for rule in record.rules
-        for key, (differ, total) in sorted(table.items())
+        for key, sums in sorted(table.items(), key=lambda item: item[0])
         if key.rule == rule
     ]
 

@@ -7,11 +7,13 @@ from typing import Final
 
 import numpy as np
 
+from surelock.eval.twin.certainty import MIN_SEQUENCES, difference_of, mean_of, merged
 from surelock.eval.twin.free import BINS
-from surelock.eval.twin.records import Row, TwinRecord
-from surelock.experiments.twin.summary import correlation_rows, effect_rows, group_rows, rule_rows
+from surelock.eval.twin.records import Row, Sums, TwinRecord
+from surelock.experiments import per_sequence
+from surelock.experiments.twin.summary import correlation_rows, harm_sums, rule_rows
 
-# Fewer tokens make no share.
+# Fewer tokens of a bin make no share.
 MIN_TOKENS: Final = 10
 
 
@@ -19,7 +21,7 @@ def findings(record: TwinRecord) -> list[str]:
     """One paragraph's sentences."""
     rules = rule_rows(record)
     sentences = [_divergence(row) for row in rules]
-    sentences += _ghosts(group_rows(record), effect_rows(record))
+    sentences += _ghosts(record)
     sentences += _changes(record)
     sentences += _predictors(correlation_rows(record))
     sentences += _guilty(record)
@@ -45,28 +47,33 @@ def _divergence(row: Row) -> str:
     )
 
 
-def _ghosts(groups: Sequence[Row], effects: Sequence[Row]) -> list[str]:
+def _ghosts(record: TwinRecord) -> list[str]:
     sentences = []
-    for rule in dict.fromkeys(row["rule"] for row in groups):
-        ages = {row["group"]: row for row in groups if row["rule"] == rule and row["axis"] == "age"}
-        others = [row for name, row in ages.items() if name not in ("0", "prompt")]
+    for name, rule in record.rules.items():
+        ages = {group.name: total for group, total in rule.groups.items() if group.axis == "age"}
+        others = [total.per_lock for age, total in ages.items() if age not in ("0", "prompt")]
         if "0" in ages and others:
-            ghost = ages["0"]["kl_per_lock"]
-            rest = sum(row["kl_per_lock"] * row["locks_mean"] * row["canvas_steps"] for row in others) / sum(
-                row["locks_mean"] * row["canvas_steps"] for row in others
-            )
-            ratio = f", {ghost / rest:.2g} times as much" if rest > 0 else ""
+            ghosts, rest = ages["0"].per_lock, merged(others)
             sentences.append(
-                f"{rule}: ghosts frozen alone cost the masked rows {ghost:.2g} nats per lock, other generated locks "
-                f"{rest:.2g}{ratio}."
+                f"{name}: ghosts frozen alone cost the masked rows {per_sequence.mean(ghosts)} nats per lock, other "
+                f"generated locks {per_sequence.mean(rest)}: {per_sequence.compared(ghosts, rest)}."
             )
-        harm = {row["lock_class"]: row for row in effects if row["rule"] == rule}
-        if "0" in harm:
-            sentences.append(
-                f"{rule}: setting a single ghost free takes {harm['0']['harm_mean']:.2g} nats off its step on average, "
-                f"and helps in {harm['0']['harmful_share']:.0%} of the cases."
-            )
+        harm = harm_sums(rule, "0")
+        if harm.number:
+            helps = sum(row["harm"] > 0 for row in rule.effects if row["lock_class"] == "0") / harm.number
+            sentences.append(f"{name}: setting a single ghost free {_effect(harm)}, and helps in {helps:.0%} of cases.")
     return sentences
+
+
+def _effect(harm: Sums) -> str:
+    value, interval = harm.amount / harm.number, mean_of(harm)
+    words = f"{'takes' if value >= 0 else 'adds'} {abs(value):.2g} nats {'off' if value >= 0 else 'to'} its step"
+    if interval is None:
+        return f"{words} on average"
+    ends = sorted((abs(interval.low), abs(interval.high)))
+    if interval.low <= 0 <= interval.high:
+        return f"{words} on average, not surely different from 0 (95 % {interval.low:.2g} to {interval.high:.2g} off)"
+    return f"{words} on average (95 % {ends[0]:.2g} to {ends[1]:.2g})"
 
 
 def _changes(record: TwinRecord) -> list[str]:
@@ -75,7 +82,7 @@ def _changes(record: TwinRecord) -> list[str]:
     first, second = (float(np.median(np.concatenate(record.changes[age], axis=2)[:, 1])) for age in (1, 2))
     return [
         f"Without locks a position's values change by {first:.2f} of their length in the step after it is unmasked and "
-        f"by {second:.3f} in the next (median over layers), so what a ghost freezes is not what the others would read."
+        f"by {second:.3f} in the next (median over layers); a ghost freezes those of before both."
     ]
 
 
@@ -88,9 +95,9 @@ def _predictors(correlations: Sequence[Row]) -> list[str]:
         if drifts and kl is not None:
             best = max(drifts, key=lambda row: float(row["spearman"]))
             sentences.append(
-                f"{rule}: over {best['locks']} single locks, the harm of a lock goes with the {best['predictor']} of "
-                f"layer {best['layer']} (rank correlation {best['spearman']:.2f}), against {kl['spearman']:.2f} with "
-                "the KL it locked at."
+                f"{rule}: over {best['locks']} single locks, of all {len(drifts)} drifts the {best['predictor']} of "
+                f"layer {best['layer']} has the highest rank correlation with the harm of a lock, "
+                f"{best['spearman']:.2f}; the KL it locked at has {kl['spearman']:.2f}."
             )
     return sentences
 
@@ -116,8 +123,8 @@ def _free(row: Row) -> str:
     control = ""
     if row["control_agreement"] is not None:
         control = (
-            f", and {row['control_agreement']:.1%} if the locks are taken away after the first difference: decoding "
-            "itself carries that much of it on"
+            f", and {row['control_agreement']:.1%} if the locks are taken away after the first difference: what then "
+            "differs is how far decoding itself carries a single decision"
         )
     return (
         f"{row['rule']}: left to themselves {row['prompts_that_part']} of {row['num_prompts']} runs part, at step "
@@ -128,20 +135,30 @@ def _free(row: Row) -> str:
 def _cascade(record: TwinRecord) -> list[str]:
     sentences = []
     for rule in record.rules:
-        shares = {
-            key.start: differ / total
-            for key, (differ, total) in sorted(record.growth.items())
-            if key.rule == rule and key.run == "locked" and total >= MIN_TOKENS
+        # What is unmasked in the step of the first difference differs by definition.
+        bins = {
+            key.start: sums
+            for key, sums in record.growth.items()
+            if key.rule == rule and key.run == "locked" and key.start > 0
+            if sums.number >= MIN_TOKENS and len(sums.numbers) >= MIN_SEQUENCES
         }
-        if len(shares) < 2:
+        if len(bins) < 2:
             continue
-        first, last = min(shares), max(shares)
-        verdict = "cascades" if shares[last] > shares[first] else "does not grow"
+        first, last = min(bins), max(bins)
+        change = difference_of(bins[last], bins[first])
+        assert change is not None, "both bins have enough sequences"
+        verdict = "spreads" if change.low > 0 else "fades" if change.high < 0 else "neither surely spreads nor fades"
+        early, late = (bins[start].amount / bins[start].number for start in (first, last))
         sentences.append(
-            f"{rule}: a difference {verdict}: {shares[first]:.0%} of the tokens unmasked {bin_name(first)} steps "
-            f"after it differ, {shares[last]:.0%} of those {bin_name(last)} steps after it."
+            f"{rule}: a difference {verdict}: {early:.0%} of the tokens unmasked {_steps(first)} after it differ, "
+            f"{late:.0%} of those {_steps(last)} after it (change {100 * change.value:+.0f} points, 95 % "
+            f"{100 * change.low:+.0f} to {100 * change.high:+.0f})."
         )
     return sentences
+
+
+def _steps(start: int) -> str:
+    return f"{bin_name(start)} step{'' if start == 1 else 's'}"
 
 
 def bin_name(start: int) -> str:
