@@ -72,6 +72,12 @@ def test_shown() -> None:
 def test_wording() -> None:
     assert wording.span([0.5004, 0.5]) == "0.500"
     assert wording.span([0.5, 0.25], 2) == "0.25 to 0.50"
+    assert [wording.signed(value, 1) for value in (0.04, -0.04, 0.0, -0.0, 0.06, -1)] == [
+        "0.0", "0.0", "0.0", "0.0", "+0.1", "-1.0",
+    ]  # fmt: skip
+    assert wording.change(-0.0001, -0.0125, 0.02) == "0.0 points (-1.2 to +2.0)"
+    assert wording.signed_span([0.2, -0.1], 1) == "-0.1 to +0.2"
+    assert wording.signed_span([0.0, -1e-9]) == "0.000"
     assert wording.threshold(5e-8) == "5e-8"
     assert wording.listed(["a", "b", "c"]) == "a, b and c"
     assert [wording.against(value, 1.0) for value in (1.1, 0.9, 1.0001)] == ["above", "below", "equal to"]

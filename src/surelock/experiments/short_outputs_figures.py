@@ -159,7 +159,7 @@ def _map(axes: Axes, rows: Sequence[Row], rules: Sequence[tuple[int, float | Non
     for row in rows:
         place = rules.index((row["min_visible"], row["percentile"])), thresholds.index(row["threshold"])
         badness[place] = 100 * row["difference"] if is_tasks else np.log2(row["ppl_ratio"])
-        text = f"{100 * row['difference']:+.1f}" if is_tasks else f"{row['ppl_ratio']:.2f}"
+        text = wording.points(row["difference"]) if is_tasks else f"{row['ppl_ratio']:.2f}"
         strong = abs(badness[place]) > (9 if is_tasks else 0.45)
         axes.text(
             place[1], place[0], text, ha="center", va="center", fontsize=7.5, color=style.PAGE if strong else style.INK

@@ -10,6 +10,28 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """A difference, with its sign unless it is 0 to these digits."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def points(share: float) -> str:
+    """A difference of two shares in percentage points, with its sign unless it is 0."""
+    return signed(100 * share, 1)
+
+
+def change(value: float, low: float, high: float) -> str:
+    """A difference of two shares in points, with the ends of its interval."""
+    return f"{points(value)} points ({points(low)} to {points(high)})"
+
+
+def signed_span(values: Sequence[float], digits: int = 3) -> str:
+    """The smallest and the largest of some differences, or the one there is."""
+    low, high = signed(min(values), digits), signed(max(values), digits)
+    return low if low == high else f"{low} to {high}"
+
+
 def span(values: Sequence[float], digits: int = 3) -> str:
     """The smallest and the largest, or the one there is."""
     low, high = number(min(values), digits), number(max(values), digits)

@@ -119,7 +119,7 @@ class TestShortOutputs:
         default, cheapest, step, members = short_outputs._task_findings(rows, answers, 1, seed=0)
         assert "default rule (visible 1, no gate, epsilon 5e-4): 90.0% of 400 right, -10.0 points" in default
         assert "cheapest rule surely within 1 point" in cheapest
-        assert "visible 2, no gate, epsilon 5e-4: +0.0 points" in cheapest
+        assert "visible 2, no gate, epsilon 5e-4: 0.0 points" in cheapest
         assert "at 0.450 of the rows" in cheapest
         assert step.startswith("One more visible step than the default rule has changes accuracy by +10.0 points")
         assert step.endswith("from 0.400 to 0.450.")

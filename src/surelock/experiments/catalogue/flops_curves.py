@@ -184,9 +184,9 @@ def _findings(rows: list[Row]) -> list[str]:
         means = {
             m: float(np.mean([row["active_ratio"] for row in gated if row["percentile"] == m])) for m in (low, high)
         }
-        change = means[low] - means[high]
+        side = {"above": "fewer", "below": "more"}.get(wording.against(means[low], means[high]), "as many")
         found.append(
-            f"N_gen {length}: a wider gate computes {'fewer' if change > 0 else 'more'} rows: r-bar is "
+            f"N_gen {length}: a wider gate computes {side} rows: r-bar is "
             f"{wording.number(means[low])} at m = {low:g} % and {wording.number(means[high])} at m = {high:g} %, mean "
             f"over epsilon; without a gate, the default rule has {wording.span([row['active_ratio'] for row in free])}."
         )
@@ -194,8 +194,8 @@ def _findings(rows: list[Row]) -> list[str]:
         if printed:
             gap = [row["paper_active_ratio"] - row["published_active_ratio"] for row in printed]
             found.append(
-                f"N_gen {length}: with padding counted, r-bar lies {min(gap):+.3f} to {max(gap):+.3f} from the paper's "
-                "curves; the last step still computes "
+                f"N_gen {length}: with padding counted, r-bar lies {wording.signed_span(gap)} from the paper's curves; "
+                "the last step still computes "
                 f"{wording.span([row['last_paper_active_ratio'] for row in printed])} of the rows with padding "
                 f"(published {wording.span([row['published_last'] for row in printed])}) and "
                 f"{wording.span([row['last_active_ratio'] for row in printed])} without."

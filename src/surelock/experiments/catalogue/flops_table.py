@@ -150,7 +150,7 @@ def _findings(rows: list[Row], checks: list[Row]) -> list[str]:
                 f"N_gen {length}: counted as the paper does, its rule gives "
                 f"{wording.span([row['paper_ratio'] for row in compared])} where the paper printed "
                 f"{wording.span([row['published_ratio'] for row in compared])} for LLaDA-8B-Instruct (difference "
-                f"{min(gap):+.3f} to {max(gap):+.3f}); model, prompts and padding differ."
+                f"{wording.signed_span(gap)}); model, prompts and padding differ."
             )
     return found
 

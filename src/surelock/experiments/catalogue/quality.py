@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,13 +171,23 @@ def _findings(rows: Sequence[Row]) -> list[str]:
             found.append(sentence)
     no_lock = {row["length"]: row for row in rows if row["rule"] == NONE}
     if no_lock:
-        drop = [row["distinct_3"] - no_lock[row["length"]]["distinct_3"] for row in rows if row["rule"] == DEFAULT]
-        found.append(
-            f"Distinct-3 without locks is {wording.span([row['distinct_3'] for row in no_lock.values()])}; the default "
-            f"rule changes it by {min(drop):+.3f} to {max(drop):+.3f}: a lower Gen-PPL that comes with a lower "
-            "distinct-3 is repetition, not quality."
-        )
+        found.append(_diversity([row for row in rows if row["rule"] == DEFAULT], no_lock))
     return found
+
+
+def _diversity(rows: Sequence[Row], no_lock: Mapping[str, Row]) -> str:
+    change = [row["distinct_3"] - no_lock[row["length"]]["distinct_3"] for row in rows]
+    free = wording.span([row["distinct_3"] for row in no_lock.values()])
+    sentence = f"Distinct-3 without locks is {free}; the default rule changes it by {wording.signed_span(change)}"
+    both = [
+        row["length"]
+        for row, less in zip(rows, change, strict=True)
+        if float(wording.signed(less)) < 0 and float(wording.number(row["ppl_ratio"])) < 1
+    ]
+    if both:
+        places = wording.listed(list(dict.fromkeys(both)))
+        sentence += f", at {places} together with a lower Gen-PPL, which may then be repetition rather than quality"
+    return f"{sentence}."
 
 
 def _task_findings(rows: Sequence[Row]) -> list[str]:
@@ -188,9 +198,9 @@ def _task_findings(rows: Sequence[Row]) -> list[str]:
         low, high = row["difference_low"], row["difference_high"]
         found.append(
             f"Tasks, {row['canvas']} canvases, {row['rule']} at epsilon {wording.threshold(row['threshold'])}: "
-            f"{row['accuracy']:.1%} of {row['num_problems']} right, {100 * row['difference']:+.1f} points against no "
-            f"lock ({100 * low:+.1f} to {100 * high:+.1f}; {row['num_lost']} lost, {row['num_won']} won, McNemar's "
-            f"p = {row['mcnemar_p']:.2g}), at an exact FLOPs ratio of {wording.number(row['exact_ratio'])}."
+            f"{row['accuracy']:.1%} of {row['num_problems']} right, {wording.points(row['difference'])} points against "
+            f"no lock ({wording.points(low)} to {wording.points(high)}; {row['num_lost']} lost, {row['num_won']} won, "
+            f"McNemar's p = {row['mcnemar_p']:.2g}), at an exact FLOPs ratio of {wording.number(row['exact_ratio'])}."
         )
     return found
 

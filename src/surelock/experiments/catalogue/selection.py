@@ -134,7 +134,7 @@ def _findings(rows: list[Row], share: float) -> list[str]:
             found.append(
                 f"N_gen/steps {length}, {name}: selection on top of locking takes the exact FLOPs ratio from "
                 f"{wording.number(without['exact_ratio'])} to {wording.number(with_share['exact_ratio'])} "
-                f"({saving:+.1%} saved of what locking leaves; {share:g} times would be "
+                f"({abs(saving):.1%} {'less' if saving >= 0 else 'more'} than locking leaves; {share:g} times would be "
                 f"{wording.number(with_share['expected_ratio'])}), and Gen-PPL from "
                 f"{wording.number(without['ppl_ratio'])} to {wording.number(with_share['ppl_ratio'])} times that of no "
                 f"lock ({wording.number(with_share['ppl_ratio_low'])} to "

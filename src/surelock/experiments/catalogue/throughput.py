@@ -323,7 +323,7 @@ def _findings(rows: list[Row], steps: list[Row]) -> list[str]:
     for length in sorted({row["num_generated"] for row in rows}):
         for name in (DEFAULT, PAPER):
             here = [row for row in rows if row["num_generated"] == length and row["rule"] == name]
-            slower = [f"{row['batch_size']}" for row in here if row["speed_up"] < 1]
+            slower = [f"{row['batch_size']}" for row in here if float(wording.number(row["speed_up"], 2)) < 1]
             sentence = (
                 f"N_gen {length}, {name}: "
                 + ", ".join(f"{row['speed_up']:.2f}x at batch {row['batch_size']}" for row in here)

@@ -351,8 +351,9 @@ def _equal_findings(rows: Sequence[Row], equal: Sequence[Row]) -> list[str]:
         saved = _saved(rows, name)
         if saved is not None:
             found.append(
-                f"{name} computes no LM head for candidates: at equal active ratio its full FLOPs are {saved:.1%} "
-                "below those of KL (of this model; the head is a larger or smaller part of others)."
+                f"{name} computes no LM head for candidates: at equal active ratio its full FLOPs are {abs(saved):.1%} "
+                f"{'below' if saved >= 0 else 'above'} those of KL (of this model; the head is a larger or smaller "
+                "part of others)."
             )
     if equal:
         found.append(tally(equal, "KL", "drift"))

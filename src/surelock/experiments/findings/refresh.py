@@ -255,8 +255,8 @@ def _quality(row: Row, solved: Mapping[tuple[str, str], Row]) -> str:
     if task is None:
         return words
     return (
-        f"{words}; of the problems {task['accuracy']:.1%} right ({task['difference']:+.1%} against no lock, "
-        f"{task['difference_low']:+.1%} to {task['difference_high']:+.1%}) at "
+        f"{words}; of the problems {task['accuracy']:.1%} right ({wording.points(task['difference'])} points against "
+        f"no lock, {wording.points(task['difference_low'])} to {wording.points(task['difference_high'])}) at "
         f"{wording.number(task['task_active_ratio'])}"
     )
 
@@ -264,8 +264,16 @@ def _quality(row: Row, solved: Mapping[tuple[str, str], Row]) -> str:
 def _price(row: Row, plain: Row) -> str:
     more = row["active_ratio"] - plain["active_ratio"]
     gain = row["agreement"] - plain["agreement"]
-    side = "more" if more >= 0 else "less"
-    return f"that is {abs(more):.3f} of all rows {side} than locked for good, and {gain:+.3f} of agreement"
+    rows = f"{wording.number(abs(more))} of all rows {'more' if more > 0 else 'less'} than"
+    if not float(wording.signed(more)):
+        rows = "as many rows as"
+    return f"that is {rows} locked for good, with an agreement {_than(gain)}"
+
+
+def _than(gain: float) -> str:
+    if not float(wording.signed(gain)):
+        return "as high"
+    return f"{wording.number(abs(gain))} {'higher' if gain > 0 else 'lower'}"
 
 
 def _front(rows: Sequence[Row], what: str, quality: str, cost: str) -> list[str]:

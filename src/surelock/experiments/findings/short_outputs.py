@@ -412,8 +412,8 @@ def _steps(answers: dict[Key, Answers], start: LockParams, first: int, *, seed: 
             [after.right[index] for index in shared], [before.right[index] for index in shared], seed=seed
         )
         found.append(
-            f"{name} than the default rule has changes accuracy by {100 * gain.value:+.1f} points "
-            f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f}) and the active rows from "
+            f"{name} than the default rule has changes accuracy by {wording.change(gain.value, gain.low, gain.high)} "
+            f"and the active rows from "
             f"{wording.number(before.active_ratio)} to {wording.number(after.active_ratio)}."
         )
     return found
@@ -476,8 +476,8 @@ def _draw_grid(tasks: Sequence[Row], texts: Sequence[Row]) -> Figure:
 
 def _difference(row: Row) -> str:
     return (
-        f"{100 * row['difference']:+.1f} points ({100 * row['difference_low']:+.1f} to "
-        f"{100 * row['difference_high']:+.1f}; {row['num_lost']} lost, {row['num_won']} won)"
+        f"{wording.points(row['difference'])} points ({wording.points(row['difference_low'])} to "
+        f"{wording.points(row['difference_high'])}; {row['num_lost']} lost, {row['num_won']} won)"
     )
 
 

@@ -238,14 +238,17 @@ def _task_findings(rows: Sequence[Row]) -> list[str]:
                 [f"{row['accuracy']:.1%} right {_at(row)}" for row in own]
             )
             if name != NONE:
-                worst = min(own, key=lambda row: float(row["difference"]))
-                sentence += (
-                    f"; the largest loss against no lock is {100 * worst['difference']:+.1f} points "
-                    f"({100 * worst['difference_low']:+.1f} to {100 * worst['difference_high']:+.1f}) {_at(worst)}, "
-                    f"at {_active(own)} of the rows"
-                )
+                sentence += f"; {_worst(own)}, at {_active(own)} of the rows"
             found.append(f"{sentence}.")
     return found
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    worst = min(rows, key=lambda row: float(row["difference"]))
+    told = wording.change(worst["difference"], worst["difference_low"], worst["difference_high"])
+    if float(wording.points(worst["difference"])) < 0:
+        return f"the largest loss against no lock is {told} {_at(worst)}"
+    return f"no temperature loses right answers against no lock, the smallest change is {told} {_at(worst)}"
 
 
 def _series(rows: Sequence[Row], name: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from surelock.experiments import wording
 from surelock.experiments.result import Column, Row
 from surelock.experiments.sweep.answers import Answers
 from surelock.experiments.sweep.equal_cost import Array, Curve, Difference, at_equal_cost, stacked
@@ -48,11 +49,11 @@ def means(rows: Sequence[Row]) -> list[Row]:
 
 def verdict(row: Row) -> str:
     """A mean in words."""
-    interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+    interval = f"({wording.signed(row['low'])} to {wording.signed(row['high'])})"
     if row["measure"] == NATS:
         interval = f"({math.exp(row['low']):.3f} to {math.exp(row['high']):.3f})"
         return f"Gen-PPL {math.exp(row['difference']):.3f} times {interval}"
-    return f"{row['measure']} {row['difference']:+.3f} {interval}"
+    return f"{row['measure']} {wording.signed(row['difference'])} {interval}"
 
 
 def _row(measure: str, found: Difference) -> Row:

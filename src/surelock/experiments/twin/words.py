@@ -10,7 +10,7 @@ import numpy as np
 from surelock.eval.twin.certainty import MIN_SEQUENCES, difference_of, mean_of, merged
 from surelock.eval.twin.free import BINS
 from surelock.eval.twin.records import Row, Sums, TwinRecord
-from surelock.experiments import per_sequence
+from surelock.experiments import per_sequence, wording
 from surelock.experiments.twin.summary import correlation_rows, harm_sums, rule_rows
 
 # Fewer tokens of a bin make no share.
@@ -151,8 +151,8 @@ def _cascade(record: TwinRecord) -> list[str]:
         early, late = (bins[start].amount / bins[start].number for start in (first, last))
         sentences.append(
             f"{rule}: a difference {verdict}: {early:.0%} of the tokens unmasked {_steps(first)} after it differ, "
-            f"{late:.0%} of those {_steps(last)} after it (change {100 * change.value:+.0f} points, 95 % "
-            f"{100 * change.low:+.0f} to {100 * change.high:+.0f})."
+            f"{late:.0%} of those {_steps(last)} after it (change {wording.points(change.value)} points, 95 % "
+            f"{wording.points(change.low)} to {wording.points(change.high)})."
         )
     return sentences
 
