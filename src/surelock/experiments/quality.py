@@ -43,7 +43,7 @@ class Written(Protocol):
 
 
 class TextJudge:
-    """Scores continuations; each run is scored once.
+    """Scores continuations; each text is scored once after its prompt.
 
     Args:
         judge: the causal language model.
@@ -55,7 +55,7 @@ class TextJudge:
         self._judge = judge
         self._prefixes = [text.text for text in texts]
         self._seed = seed
-        self._scores: dict[int, list[tuple[float, int]]] = {}
+        self._scores: dict[tuple[str, str], tuple[float, int]] = {}
 
     def row(self, outputs: Sequence[Written], baseline: Sequence[Written]) -> Row:
         """Values of `QUALITY_COLUMNS`; `baseline` are the outputs of the same prompts without locks."""
@@ -75,19 +75,22 @@ class TextJudge:
 
     def score_all(self, runs: Sequence[Sequence[Written]]) -> None:
         """Score many runs as one batch, before their rows are asked for."""
-        texts = [output.text for outputs in runs for output in outputs]
-        scores = self._judge.negative_log_likelihood(self._prefixes * len(runs), texts)
-        num = len(self._prefixes)
-        for index, outputs in enumerate(runs):
-            self._scores[id(outputs)] = scores[index * num : (index + 1) * num]
+        self._add([each for outputs in runs for each in self._keys(outputs)])
 
     def _score(self, outputs: Sequence[Written]) -> list[tuple[float, int]]:
-        # Callers keep every run, so an id is never used again.
-        key = id(outputs)
-        if key not in self._scores:
-            texts = [output.text for output in outputs]
-            self._scores[key] = self._judge.negative_log_likelihood(self._prefixes, texts)
-        return self._scores[key]
+        keys = self._keys(outputs)
+        self._add(keys)
+        return [self._scores[key] for key in keys]
+
+    def _keys(self, outputs: Sequence[Written]) -> list[tuple[str, str]]:
+        return list(zip(self._prefixes, (output.text for output in outputs), strict=True))
+
+    def _add(self, keys: Sequence[tuple[str, str]]) -> None:
+        # Many rules write the same.
+        new = [key for key in dict.fromkeys(keys) if key not in self._scores]
+        if new:
+            prefixes, texts = zip(*new, strict=True)
+            self._scores.update(zip(new, self._judge.negative_log_likelihood(prefixes, texts), strict=True))
 
 
 def load_judge(bench: Workbench) -> Judge:
