@@ -42,6 +42,7 @@ from surelock.eval.dense_state import (
     StateRule,
     record,
 )
+from surelock.eval.parts import row_parts
 from surelock.models.transformer import Transformer
 from surelock.ops.step_kl import kl_from_logits
 from surelock.ops.token_stats import token_stats
@@ -64,8 +65,6 @@ __all__ = [
 
 Canvas = Sequence[int | None]
 
-# Rows whose posteriors are compared at a time: the comparison makes several tensors of their size.
-PART_ROWS = 4096
 # Logits of a canvas that live at the same time: this step's, the last one's, the caller's, and what comparing makes.
 LIVE_LOGITS = 5
 
@@ -324,9 +323,6 @@ def _moved(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
     """KL(p_t || p_{t-1}) and 1 - max p_t, float32 [B, N], from logits [B, N, V]."""
     rows = logits.flatten(0, 1)
     before = rows if previous is None else previous.flatten(0, 1)
-    parts = [
-        kl_from_logits(rows[start : start + PART_ROWS], before[start : start + PART_ROWS])
-        for start in range(0, len(rows), PART_ROWS)
-    ]
+    parts = [kl_from_logits(rows[part], before[part]) for part in row_parts(*rows.shape)]
     kl, uncertainty = (torch.cat(of_parts).view(logits.shape[:2]) for of_parts in zip(*parts, strict=True))
     return (torch.full_like(kl, torch.inf) if previous is None else kl), uncertainty

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from surelock.decoding.canvas import Mask
 from surelock.errors import ParameterError
-from surelock.eval.dense import PART_ROWS, Canvas, DenseDecoder, Recorder, group_canvases
+from surelock.eval.dense import Canvas, DenseDecoder, Recorder, group_canvases
 from surelock.eval.dense_rule import lock_by_kl, lock_numbers
+from surelock.eval.parts import row_parts
 from surelock.ops.head_logits import Head, head_logits_float32
 from surelock.params import LockParams, SamplingParams
 
@@ -210,10 +211,6 @@ def _num_steps(params: SamplingParams, canvas: Canvas) -> int:
     return max(params.steps or 0, params.max_tokens + sum(token is None for token in canvas), 1)
 
 
-def _parts(num: int) -> list[slice]:
-    return [slice(start, start + PART_ROWS) for start in range(0, num, PART_ROWS)]
-
-
 def _steps(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
     """`Trace.logit_step` and `log_step` [B, N] of logits [B, N, V]."""
     shape = logits.shape[:2]
@@ -222,7 +219,7 @@ def _steps(logits: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
         return unknown, unknown
     rows, before = logits.flatten(0, 1), previous.flatten(0, 1)
     norms, gaps = [], []
-    for part in _parts(len(rows)):
+    for part in row_parts(*rows.shape):
         # [rows, V]
         change = rows[part] - before[part]
         norms.append((change - change.mean(1, keepdim=True)).norm(dim=1))
@@ -237,7 +234,7 @@ def _gaps(hidden: Tensor, final: Tensor, tokens: Tensor, head: Head) -> tuple[Te
     shape = hidden.shape[:2]
     rows, last, ids = hidden.flatten(0, 1), final.flatten(0, 1), tokens.flatten()
     found: list[tuple[Tensor, ...]] = []
-    for part in _parts(len(rows)):
+    for part in row_parts(*last.shape):
         # [rows, V]
         log_p, log_q = head_logits_float32(rows[part], head).log_softmax(1), last[part].log_softmax(1)
         gap = (log_p - log_q).abs()

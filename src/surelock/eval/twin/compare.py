@@ -7,10 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surelock.eval.parts import rows_at_a_time
 from surelock.ops.step_kl import kl_from_logits
-
-# Elements of one [rows, V] part: comparing makes several tensors of that size.
-PART_ELEMENTS = 1 << 24
 
 
 class Comparison(NamedTuple):
@@ -37,7 +35,7 @@ class Comparison(NamedTuple):
 
 def compare(reference: Tensor, other: Tensor, mask_token_id: int) -> Comparison:
     """Posteriors given by logits `reference` and `other` [n, V]; [MASK] is never proposed."""
-    size = max(1, PART_ELEMENTS // reference.shape[1])
+    size = rows_at_a_time(reference.shape[1])
     parts = [
         _compare(a, b, mask_token_id)
         for a, b in zip(torch.split(reference, size), torch.split(other, size), strict=True)

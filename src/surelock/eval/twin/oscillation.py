@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from surelock.eval.parts import row_parts
 from surelock.eval.twin.lockstep import TwinStep
 from surelock.models.transformer import Transformer
 from surelock.ops.step_kl import kl_from_logits
@@ -20,7 +21,6 @@ from surelock.ops.step_kl import kl_from_logits
 # A runner-up with at least this share of the likeliest token's probability makes a near tie.
 NEAR_TIE: Final = 0.5
 STATES: Final = ("masked", "generated", "prompt")
-_PART_ROWS: Final = 4096
 
 Array = NDArray[Any]
 
@@ -66,21 +66,18 @@ class History:
     def take(self, twin: TwinStep) -> None:
         """Note a step; they come in order."""
         logits, mask = twin.fresh_logits, twin.model.config.mask_token_id
-        allowed = logits.clone()
-        allowed[..., mask] = -torch.inf
-        values, tokens = allowed.topk(2, dim=2)
-        kl = torch.full(twin.inputs.shape, torch.inf, device=logits.device)
-        if self._previous is not None:
-            rows = zip(
-                torch.split(logits.flatten(0, 1), _PART_ROWS),
-                torch.split(self._previous.flatten(0, 1), _PART_ROWS),
-                strict=True,
-            )
-            kl = torch.cat([kl_from_logits(now, before).kl for now, before in rows]).view_as(kl)
-        ratio = (values[..., 1] - values[..., 0]).exp()
-        self._steps.append(
-            tuple(part.cpu().numpy() for part in (tokens[..., 0], tokens[..., 1], ratio, kl, twin.masked))
+        shape, rows = twin.inputs.shape, logits.flatten(0, 1)
+        parts = row_parts(*rows.shape)
+        values, tokens = (
+            torch.cat(found) for found in zip(*(_top_two(rows[part], mask) for part in parts), strict=True)
         )
+        kl = torch.full(shape, torch.inf, device=logits.device)
+        if self._previous is not None:
+            before = self._previous.flatten(0, 1)
+            kl = torch.cat([kl_from_logits(rows[part], before[part]).kl for part in parts]).view(shape)
+        ratio = (values[:, 1] - values[:, 0]).exp()
+        found = (tokens[:, 0].view(shape), tokens[:, 1].view(shape), ratio.view(shape), kl, twin.masked)
+        self._steps.append(tuple(each.cpu().numpy() for each in found))
         self._previous = logits
         self._given = twin.given.cpu().numpy()
 
@@ -128,6 +125,14 @@ class History:
         return flips
 
 
+def _top_two(rows: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
+    """The two largest logits and their ids, [n, 2] each, of rows [n, V], MASK left out."""
+    allowed = rows.clone()
+    allowed[:, mask_token_id] = -torch.inf
+    values, tokens = allowed.topk(2, dim=1)
+    return values, tokens
+
+
 def _in_state(tops: Tops, given: Array, state: str) -> Array:
     if state == "prompt":
         return np.broadcast_to(given, tops.masked.shape)
@@ -157,5 +162,5 @@ class Likeness:
     def _parts(self, a: Array, b: Array) -> Iterator[Tensor]:
         device = self.weight.device
         pairs = torch.as_tensor(np.stack((a, b)), device=device)
-        for first, second in zip(torch.split(pairs[0], _PART_ROWS), torch.split(pairs[1], _PART_ROWS), strict=True):
-            yield (self.weight[first] * self.weight[second]).sum(1)
+        for part in row_parts(len(a), self.weight.shape[1]):
+            yield (self.weight[pairs[0, part]] * self.weight[pairs[1, part]]).sum(1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from surelock.eval.dense import DenseDecoder, DenseStep, Record
+from surelock.eval.parts import row_parts
 from surelock.experiments.result import Progress, no_progress
 from surelock.experiments.sweep.policies import Policy
 from surelock.experiments.sweep.together import Dispatch, Variant
@@ -18,9 +19,6 @@ from surelock.ops.step_kl import kl_from_logits
 if TYPE_CHECKING:
     from surelock.models.transformer import Transformer
     from surelock.params import SamplingParams
-
-# Rows of two runs that are compared at a time.
-_PART_ROWS: Final = 4096
 
 
 @dataclass(slots=True)
@@ -112,8 +110,8 @@ def _of_step(step: DenseStep, num: int) -> dict[str, Tensor]:
     flipped = step.masked & (step.argmax != step.argmax[:num].repeat(copies, 1))
     canvas, position = step.masked.nonzero(as_tuple=True)
     moved = torch.zeros(len(step.tokens), dtype=torch.float64, device=step.tokens.device)
-    for start in range(0, len(canvas), _PART_ROWS):
-        own, where = canvas[start : start + _PART_ROWS], position[start : start + _PART_ROWS]
+    for part in row_parts(len(canvas), step.logits.shape[2]):
+        own, where = canvas[part], position[part]
         divergence = kl_from_logits(step.logits[own % num, where], step.logits[own, where]).kl
         moved.index_add_(0, own, divergence.double())
     return {
