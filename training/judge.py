@@ -93,6 +93,13 @@ def train(tokens: Tensor, epochs: float, seed: int = 0) -> LlamaForCausalLM:
 
 
 @torch.no_grad()
+def round_weights(model: LlamaForCausalLM) -> None:
+    """Make the weights what is saved, bfloat16; scoring computes in float32, and buffers stay as they are."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.bfloat16())
+
+
+@torch.no_grad()
 def perplexity(model: LlamaForCausalLM, tokens: Tensor) -> float:
     """Over consecutive windows of LENGTH tokens."""
     windows = tokens[: tokens.numel() // LENGTH * LENGTH].view(-1, LENGTH)
@@ -114,6 +121,7 @@ def main() -> None:
     for epochs in map(float, arguments.epochs.split(",")):
         begin = time.perf_counter()
         model = train(text, epochs)
+        round_weights(model)
         found = perplexity(model, held_out)
         runs.append({"epochs": epochs, "perplexity": round(found, 3), "seconds": round(time.perf_counter() - begin, 1)})
         print(runs[-1], flush=True)
