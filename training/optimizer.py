@@ -28,13 +28,18 @@ class BatchedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every matrix."""
+        """One update of every matrix.
+
+        Raises:
+            ValueError: one has no gradient. Nothing is updated then.
+        """
+        self._check_gradients()
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
-                gradients = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+                gradients = torch.stack([_gradient(parameter) for parameter in parameters])
                 state = self.state[parameters[0]]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(gradients)
@@ -43,6 +48,21 @@ class BatchedMuon(torch.optim.Optimizer):
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(parameters, list(steps.float()), alpha=-group["lr"] * scale)
+
+    def _check_gradients(self) -> None:
+        """Momentum is kept of all matrices of a shape together, so none may be left out of an update."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        without = [tuple(parameter.shape) for parameter in parameters if parameter.grad is None]
+        if without:
+            raise ValueError(
+                f"{len(without)} of {len(parameters)} matrices have no gradient, the first of shape {without[0]}: "
+                "leave out of the optimizer what the loss does not depend on"
+            )
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None, "checked before anything was updated"
+    return parameter.grad
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -70,6 +70,15 @@ def test_muon_moves_matrices_together_as_it_would_alone() -> None:
     torch.testing.assert_close(both[1], alone, rtol=2e-2, atol=2e-3)
 
 
+def test_muon_refuses_matrices_without_a_gradient() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(8, 6)) for _ in range(2)] + [torch.nn.Parameter(torch.ones(4, 4))]
+    parameters[0].grad = torch.ones(8, 6)
+    parameters[2].grad = torch.ones(4, 4)
+    with pytest.raises(ValueError, match=r"1 of 3 matrices have no gradient, the first of shape \(8, 6\)"):
+        BatchedMuon(parameters, 0.1).step()
+    assert all(bool((parameter == 1).all()) for parameter in parameters)
+
+
 def test_the_rate_rises_holds_and_falls_to_zero() -> None:
     assert rate(0.01) == pytest.approx(0.5)
     assert rate(0.1) == rate(0.25) == 1.0
