@@ -78,6 +78,27 @@ def read_lock(
     Raises:
         ParameterError: there is no calibration, it is malformed, or it is of other weights.
     """
+    path, content = _read_own(model, file)
+    lock = content.get("lock")
+    if not isinstance(lock, dict) or not lock.keys() <= names or "kl_threshold" not in lock:
+        raise ParameterError(f"lock in {path} is {shown(lock)}; run surelock calibrate again to replace the file")
+    return lock
+
+
+def read_length(model: str | os.PathLike[str] | None) -> int | None:
+    """The max_tokens the calibration stored for a model was made with; None if its file does not say.
+
+    Raises:
+        ParameterError: there is no calibration, it is malformed, or it is of other weights.
+    """
+    _, content = _read_own(model, None)
+    decoding = content.get("decoding")
+    length = decoding.get("max_tokens") if isinstance(decoding, dict) else None
+    return length if isinstance(length, int) and not isinstance(length, bool) else None
+
+
+def _read_own(model: str | os.PathLike[str] | None, file: str | os.PathLike[str] | None) -> tuple[Path, dict[str, Any]]:
+    """The calibration of a model and its file, which was made for the model's weights."""
     folder = model_folder(model)
     expected = fingerprint(folder)
     candidates = places(folder, expected) if file is None else (Path(file),)
@@ -93,10 +114,7 @@ def read_lock(
             f"{path} was made for other weights than those in {folder}; run surelock calibrate again, with --out "
             "elsewhere to keep this one"
         )
-    lock = content.get("lock")
-    if not isinstance(lock, dict) or not lock.keys() <= names or "kl_threshold" not in lock:
-        raise ParameterError(f"lock in {path} is {shown(lock)}; run surelock calibrate again to replace the file")
-    return lock
+    return path, content
 
 
 def read_calibration(path: Path) -> dict[str, Any]:

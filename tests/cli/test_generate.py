@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from surelock.calibration_file import FILE_NAME, fingerprint, write_calibration
 from surelock.errors import NonFiniteLogitsError
 from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
 from tests.cli.fake_llm import STORY, FakeLLM
@@ -120,3 +121,40 @@ def test_one_path_cannot_serve_twice(run: Run, tmp_path: Path) -> None:
     file.write_text('{"prompt": "a"}\n')
     assert_one_line_error(run("generate", "-f", str(file), "--trace", str(file)), "--file and --trace both name")
     assert file.read_text() == '{"prompt": "a"}\n'
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What looks like a model, calibrated for 64 tokens."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    _calibrate(folder, {"max_tokens": 64})
+    return folder
+
+
+def _calibrate(folder: Path, decoding: object) -> None:
+    lock = {"kl_threshold": 1e-3}
+    content = {"format": 1, "lock": lock, "fingerprint": fingerprint(folder), "decoding": decoding}
+    write_calibration(folder / FILE_NAME, content)
+
+
+def test_another_length_than_the_calibrations_is_noted(run: Run, calibrated: Path, library: FakeLibrary) -> None:
+    other = run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "16")
+    assert other.exit_code == 0
+    assert other.stderr == (
+        "note: the calibration was made with --max-tokens 64, and this run has 16: the risk it bounds may be another "
+        "here\n"
+    )
+    assert library.calls[0][1].lock.kl_threshold == 1e-3
+    assert run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "64").stderr == ""
+    assert run("generate", "hello", "--model", str(calibrated), "-n", "16").stderr == ""
+
+
+@pytest.mark.parametrize("decoding", [None, {}, {"max_tokens": "64"}, {"max_tokens": True}, [64]])
+def test_a_calibration_that_tells_no_length_is_not_believed(run: Run, calibrated: Path, decoding: object) -> None:
+    _calibrate(calibrated, decoding)
+    result = run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "16")
+    assert (result.exit_code, result.stderr) == (0, "")

@@ -225,6 +225,20 @@ class LockOptions:
             raise ParameterError("--gate-scope has no effect without --confidence-percentile: add it, for example 20")
         return LockParams(**given)
 
+    def note_other_length(self, model: ModelOptions, max_tokens: int) -> None:
+        """Say on stderr if --calibrated was found for another length, at which alone its risk is bounded."""
+        if not self.calibrated:
+            return
+        from surelock.calibration_file import read_length
+        from surelock.cli.terminal import note
+
+        length = read_length(_folder(model))
+        if length not in (None, max_tokens):
+            note(
+                f"the calibration was made with --max-tokens {length}, and this run has {max_tokens}: the risk it "
+                "bounds may be another here"
+            )
+
     @staticmethod
     def _refuse(names: list[str] | dict[str, Any], against: str, way_out: str) -> None:
         for name in names:
