@@ -67,6 +67,10 @@ def test_a_table_has_the_rows_of_its_columns() -> None:
 def test_shown() -> None:
     assert Column("a", "a", "{:.0e}").shown(5e-4) == "5e-4"
     assert Column("a", "a", "{:.3f}").shown(None) == "-"
+    assert [Column("a", "a", "{:+.1%}").shown(value) for value in (-1e-9, 0.0, 1e-9, -0.001, 0.1)] == [
+        "0.0%", "0.0%", "0.0%", "-0.1%", "+10.0%",
+    ]  # fmt: skip
+    assert Column("a", "a", "{:.0f}").shown(-0.2) == "0"
 
 
 def test_wording() -> None:

@@ -210,4 +210,7 @@ def _shown(name: str, value: Any) -> str:
         return str(value)
     if name == "mcnemar_p":
         return f"{value:.3g}"
-    return f"{value:+.1%}" if name.startswith("difference") else f"{value:.3f}" if "ratio" in name else f"{value:.1%}"
+    if name.startswith("difference"):
+        # Nothing has no minus sign.
+        return f"{round(value, 3) + 0.0:+.1%}"
+    return f"{value:.3f}" if "ratio" in name else f"{value:.1%}"

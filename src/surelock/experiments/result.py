@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+_ZERO: Final = re.compile(r"[+-]0(\.0+)?%?")
 # Called with one line about what is being done.
 Progress = Callable[[str], None]
 
@@ -30,8 +32,11 @@ class Column:
 
     def shown(self, value: object) -> str:
         """A value as the page shows it; a dash for none."""
-        # 5e-4, not 5e-04.
-        return "-" if value is None else self.form.format(value).replace("e-0", "e-").replace("e+0", "e")
+        if value is None:
+            return "-"
+        text = self.form.format(value)
+        # 5e-4, not 5e-04; and nothing has no sign.
+        return text[1:] if _ZERO.fullmatch(text) else text.replace("e-0", "e-").replace("e+0", "e")
 
 
 @dataclass(frozen=True, slots=True)
