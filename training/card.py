@@ -1,9 +1,9 @@
 """Write the model card of the embedded model from what was measured.
 
-    python -m training.card --training training/results/model.json --evaluation DIR --out FILE
+    python -m training.card --training data/final/training.json --evaluation DIR --out FILE
 
-DIR holds what these commands wrote: `surelock eval tasks --out DIR/tasks_full`, the same with `--block-length 32` and
-`--out DIR/tasks_block32`, and `surelock eval text --out DIR/text`.
+`training.json` is that of `training.average`. DIR holds what these commands wrote: `surelock eval tasks --out
+DIR/tasks_full`, the same with `--block-length 32` and `--out DIR/tasks_block32`, `surelock eval text --out DIR/text`.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def card(training: dict[str, Any], full: dict[str, Any], block: dict[str, Any], 
     by_task = {name: _by_task(result) for name, result in (("full", full), ("block", block))}
     kinds = [task for task in by_task["full"] if task != "all"]
     good = [task for task in kinds if min(_accuracy(found[task]) for found in by_task.values()) >= 0.9]
-    settings = training["settings"]
+    share = training["share_of_second"]
     lines = [
-        HEAD + f"| training | {training['steps']:,} steps of {int(settings['batch_tokens']):,} tokens, "
-        f"{training['tokens'] / 1e9:.2f} billion in all, {training['seconds']:.0f} s on "
-        f"{training['gpus']} x {training['gpu']} |",
-        "| objective | masked diffusion on exactly the canvases decoding meets (`training/canvas.py`) |",
+        HEAD + "\n".join(_leg(number, leg) for number, leg in enumerate(training["legs"], start=1)),
+        f"| weights | {1 - share:g} of the first leg's and {share:g} of the second's (`training/average.py`) |",
+        "| objective | masked diffusion on exactly the canvases decoding meets (`training/canvas.py`); in the second "
+        "leg also unlikelihood of its own repeats (`training/repetition.py`) |",
         "",
         "## Right answers",
         "",
@@ -108,6 +108,13 @@ def card(training: dict[str, Any], full: dict[str, Any], block: dict[str, Any], 
         )
     lines += ["", "Its text repeats itself far more than real text does: a low Gen-PPL alone says nothing.", "", DATA]
     return "\n".join(lines)
+
+
+def _leg(number: int, leg: dict[str, Any]) -> str:
+    return (
+        f"| leg {number} | {leg['steps']:,} steps of {int(leg['settings']['batch_tokens']):,} tokens, "
+        f"{leg['tokens'] / 1e9:.2f} billion in all, {leg['seconds']:.0f} s on {leg['gpus']} x {leg['gpu']} |"
+    )
 
 
 def _by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,6 +66,12 @@ def config_of(shape: Shape) -> dict[str, Any]:
         "vocab_size": shape.vocab_size,
         "weight_tying": False,
     }
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape in a checkpoint's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    return Shape(**{field.name: config[field.name] for field in fields(Shape)})
 
 
 def save_checkpoint(model: MaskedDiffusionModel, folder: Path, tokenizer: Path, facts: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from surelock import LLM
 from surelock.models.hub import EMBEDDED_FOLDER
+from training.average import average
 from training.batches import PackedCanvases
 from training.checkpoint import config_of, load_weights, save_checkpoint
 from training.model import MaskedDiffusionModel, Shape, denoising_loss
@@ -48,6 +49,22 @@ def test_weights_go_through_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(mine.bfloat16().float(), read)
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_weights(MaskedDiffusionModel(Shape(d_model=128, n_layers=2, n_heads=2)), tmp_path)
+
+
+def test_an_average_lies_between_its_checkpoints(tmp_path: Path) -> None:
+    models = {name: MaskedDiffusionModel(TINY) for name in ("first", "second")}
+    for name, model in models.items():
+        save_checkpoint(model, tmp_path / name, EMBEDDED_FOLDER, {})
+    between = average(tmp_path / "first", tmp_path / "second", 0.25)
+    for mine, first, second in zip(between.parameters(), *(m.parameters() for m in models.values()), strict=True):
+        torch.testing.assert_close(mine, 0.75 * first + 0.25 * second, rtol=2e-2, atol=2e-4)
+    with pytest.raises(ValueError, match="share is 2"):
+        average(tmp_path / "first", tmp_path / "second", 2)
+    save_checkpoint(
+        MaskedDiffusionModel(Shape(d_model=64, n_layers=1, n_heads=2)), tmp_path / "other", EMBEDDED_FOLDER, {}
+    )
+    with pytest.raises(ValueError, match="differ in shape"):
+        average(tmp_path / "first", tmp_path / "other", 0.5)
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 40, 16), (2, 16, 40)])
