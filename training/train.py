@@ -156,7 +156,12 @@ class Trainer:
             if (step + 1) % settings.log_every == 0 or step + 1 == num_steps:
                 self._log(step + 1, num_steps, time.perf_counter() - begin)
         if self.ranks.rank == 0:
-            settings_text = {key: str(value) for key, value in asdict(settings).items()}
+            # A folder's name is of use to nobody else; that there was one to start from is.
+            settings_text = {
+                key: value.name if isinstance(value, Path) else str(value)
+                for key, value in asdict(settings).items()
+                if key not in ("data", "tokenizer", "out")
+            }
             facts: dict[str, Any] = {
                 "steps": num_steps,
                 "tokens": num_steps * settings.batch_tokens,
