@@ -70,12 +70,25 @@ def test_errors(arguments: list[str], fragment: str) -> None:
     assert_one_line_error(run("generate", PROMPT, *arguments), fragment)
 
 
+# Runs the command, then says which modules it imported that it should have done without.
+FRESH = """
+import sys
+from surelock.cli.main import app
+try:
+    app()
+finally:
+    print(sorted({"torch._dynamo", "sympy"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
 def test_the_first_step_is_done_within_eight_seconds_of_the_command() -> None:
     """Imports, loading and one step, in a fresh process; the better of two, as others may use the machine."""
-    times = []
-    for _ in range(2):
+    times: list[float] = []
+    while len(times) < 2 and min(times, default=8) >= 8:
         start = time.perf_counter()
-        command = "from surelock.cli.main import app; app()"
-        subprocess.run([sys.executable, "-c", command, "generate", PROMPT, "-n", "1"], check=True, capture_output=True)
+        command = [sys.executable, "-c", FRESH, "generate", PROMPT, "-n", "1"]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
         times.append(time.perf_counter() - start)
+        # torch's compiler, a second of every start.
+        assert ended.stderr == "[]\n"
     assert min(times) < 8

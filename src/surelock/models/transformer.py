@@ -25,7 +25,9 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.embedding_size, config.hidden_size)
+        # Not filled: every user does it, and filling a "meta" tensor imports torch's compiler, a second of every start.
+        unfilled = torch.empty(config.embedding_size, config.hidden_size)
+        self.embedding: nn.Embedding = nn.Embedding.from_pretrained(unfilled, freeze=False)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = None if config.tie_embeddings else _head_module(config)
