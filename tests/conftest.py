@@ -7,6 +7,9 @@ import os
 # Read when huggingface_hub is first imported; subprocesses inherit it. No test may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# The models are tiny, and threads that wait for each other crawl on a machine that is busy with something else. Read
+# when torch is first imported; subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
@@ -16,7 +19,7 @@ if not torch.cuda.is_available():
 
 from hypothesis import settings
 
-# The models are tiny, and threads that wait for each other crawl on a machine that is busy with something else.
+# Also where something else imported torch before.
 torch.set_num_threads(1)
 
 settings.register_profile("surelock", derandomize=True, deadline=None, print_blob=True)

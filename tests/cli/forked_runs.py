@@ -7,6 +7,7 @@ arguments of `ForkedRuns.run` as a line of JSON, and answers {"code": exit code,
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -41,7 +42,7 @@ class ForkedRuns:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         )
 
     def __enter__(self) -> Self:
@@ -91,7 +92,10 @@ def _serve(stderr: str) -> None:
     import surelock.llm
     from surelock.cli.main import app
 
+    # What `surelock.llm` imports only when a model is loaded.
+    transformers = importlib.import_module("transformers")
     assert surelock.llm
+    assert transformers.PreTrainedTokenizerFast
     for line in sys.stdin:
         request = json.loads(line)
         begun_at = time.monotonic()
