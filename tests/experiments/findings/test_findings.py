@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def test_files(results: dict[str, Result], module: Any, tmp_path: Path) -> None:
 
 def test_lengths_beyond_the_model_are_left_out(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Judge, "load", lambda *arguments, **options: FakeJudge())
+    # The problems, which have lengths of their own, are asked nevertheless.
+    for own, few in (
+        (short_outputs, {"min_visible": (1,)}),
+        (temperature, {"temperatures": (0.7,), "tasks": ("unit",)}),
+    ):
+        monkeypatch.setattr(own, "_QUICK", replace(own._QUICK, **few))
     bench = Workbench(tiny, Prompts(tiny), Options(quick=True, num_prompts=2, lengths=of(LIMIT)))
     for module in MODULES:
         result = module.FINDING.run(bench)
