@@ -22,10 +22,13 @@ from surelock.experiments.write import write_result
 
 # Settings of one batch each.
 TINY: dict[ModuleType, dict[str, Any]] = {
-    refresh: {"num_prompts": 1, "num_problems": 1, "lengths": (Length(6, 6),), "tokens_per_step": 32},
-    adaptive: {"num_prompts": 1, "num_problems": 1, "lengths": (Length(32, 4),)},
+    refresh: {
+        "num_prompts": 1, "num_problems": 1, "tasks": ("unit",), "lengths": (Length(6, 6),), "tokens_per_step": 32
+    },
+    adaptive: {"num_prompts": 1, "num_problems": 1, "tasks": ("unit",), "lengths": (Length(32, 4),)},
     kv_drift: {
-        "num_prompts": 2, "num_problems": 1, "num_forced": 1, "lengths": (Length(6, 6),), "tokens_per_step": 32
+        "num_prompts": 2, "num_problems": 1, "num_forced": 1, "tasks": ("unit",), "lengths": (Length(6, 6),),
+        "tokens_per_step": 32
     },
 }  # fmt: skip
 MAIN = {refresh: "refresh", adaptive: "adaptive_texts", kv_drift: "kv_drift_texts"}
