@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Read when huggingface_hub is first imported; subprocesses inherit it. No test may reach the network.
@@ -24,3 +25,13 @@ torch.set_num_threads(1)
 
 settings.register_profile("surelock", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("surelock")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there before the first test out of garbage collections, which some tests ask for."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
