@@ -23,8 +23,8 @@ tags: [masked-diffusion, surelock]
 
 A small masked diffusion language model in LLaDA's format, trained from scratch for this project: to show what
 diffusion decoding and locking do, and to measure them where every answer can be checked. It solves the kinds of
-problem listed here with worked steps. It is not an assistant: it knows no facts, and its free text is grammatical but
-repeats itself.
+problem listed here with worked steps. It is not an assistant: it knows no facts, and its free text, mostly
+grammatical, makes little sense and repeats itself.
 
 | | |
 |---|---|

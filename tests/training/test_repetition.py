@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training import repetition
 from training.checkpoint import load_weights
 from training.model import MaskedDiffusionModel, Shape
 from training.repetition import (
@@ -84,7 +85,12 @@ def test_distinct_trigrams() -> None:
     assert distinct_trigrams(torch.tensor([[2, 3, 2, 3, 2, 3]])) == 0.5
 
 
-def test_a_leg_lowers_the_probability_of_its_repeats(data: Path, tokenizer_file: Path, tmp_path: Path) -> None:
+def test_a_leg_lowers_the_probability_of_its_repeats(
+    data: Path, tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repetition, "NUM_STEPS", 8)
+    monkeypatch.setattr(repetition, "LENGTHS", {64: 1.0})
+
     def leg(unlikelihood_weight: float) -> float:
         settings = Settings(
             data=data,
@@ -128,7 +134,7 @@ def test_a_pool_is_of_one_length_and_its_loss_has_gradients() -> None:
     assert pool.distinct < 0.9
     loss = sum(pool.loss() for _ in range(4))
     assert isinstance(loss, Tensor)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     assert loss > 0
     assert model.ff_out.weight.grad is not None
     assert model.ff_out.weight.grad.abs().sum() > 0
