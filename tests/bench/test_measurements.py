@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surelock import LLM
+from surelock.bench import driving
 from surelock.bench.baselines import Batch, padded_batches, padded_seconds
-from surelock.bench.driving import Driver, Hold, Job, held_driver, held_ms, run_to_end
+from surelock.bench.driving import (
+    LEAST_TIMED_STEPS,
+    Driver,
+    Effort,
+    Hold,
+    Job,
+    held_driver,
+    held_ms,
+    run_to_end,
+    steady_ms,
+)
 from surelock.bench.latency import Setting, run_latency
 from surelock.bench.ops import run_ops
 from surelock.bench.result import BenchResult
@@ -162,6 +176,114 @@ def test_trained_weights_lock_by_the_engines_own_rule() -> None:
 def test_held_steps_of_few_masks(subject: Subject) -> None:
     driver = held_driver(subject, EngineConfig(max_batch_size=2))
     assert held_ms(driver, subject, [Hold(30, 8, 2), Hold(30, 30, 1)], num_steps=4) > 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "each", "num_untimed", "found"),
+    [
+        # Steps of a millisecond: all of them.
+        (1.0, 0.006, 0.001, 1, Effort(8, 1)),
+        # Two runs of (4 + num) x 50 ms in a second.
+        (1.0, 0.3, 0.05, 1, Effort(6, 1)),
+        (1.0, 0.3, 0.05, 0, Effort(8, 1)),
+        # The run that has been timed took as long as there is, or longer.
+        (1.0, 0.5, 0.08, 1, None),
+        (1.0, 3.0, 0.5, 0, None),
+    ],
+)
+def test_fewer_steps_are_timed_where_they_are_long(
+    seconds: float, first: float, each: float, num_untimed: int, found: Effort | None
+) -> None:
+    effort = Effort.most(8, 8)
+    assert effort.within(seconds, least=2, first=first, each=each, num_untimed=num_untimed) == found
+
+
+def test_runs_of_few_steps_are_as_many_as_there_is_time_for() -> None:
+    effort = Effort.most(1, 8)
+    assert effort == Effort(1, 8)
+    for first, num_untimed, num_runs in ((0.01, 1, 8), (0.2, 1, 4), (0.2, 0, 5)):
+        found = effort.within(1.0, least=1, first=first, each=0.01, num_untimed=num_untimed)
+        assert found == Effort(1, num_runs)
+    assert effort.within(1.0, least=1, first=0.6, each=0.01, num_untimed=0) is None
+
+
+@given(
+    num_each=st.integers(1, 32),
+    num_steps=st.integers(1, 32),
+    seconds=st.floats(0.01, 10),
+    each=st.floats(1e-4, 1),
+    extra=st.floats(0, 2),
+    num_untimed=st.integers(0, 1),
+)
+def test_a_point_takes_no_longer_than_allowed(
+    num_each: int, num_steps: int, seconds: float, each: float, extra: float, num_untimed: int
+) -> None:
+    most = Effort.most(min(num_each, num_steps), num_steps)
+    least = min(LEAST_TIMED_STEPS, most.num_steps)
+    first = least * each + extra
+    found = most.within(seconds, least=least, first=first, each=each, num_untimed=num_untimed)
+    if found is not None:
+        assert least <= found.num_steps <= most.num_steps
+        run = first + (found.num_steps - least) * each
+        assert (found.num_runs + num_untimed) * run <= seconds * (1 + 1e-9)
+
+
+class SlowEngine:
+    """An engine whose step advances a clock; it captures nothing and computes nothing."""
+
+    def __init__(self, step_seconds: float) -> None:
+        self.step_seconds, self.now, self.num_steps, self.waiting = step_seconds, 0.0, 0, 0
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self.waiting > 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def add_request(self, prompt: list[int], params: SamplingParams) -> None:
+        self.waiting += 1
+
+    def abort_request(self, request: None) -> None:
+        self.waiting -= 1
+
+    def step(self, *, watched: bool) -> None:
+        self.now += self.step_seconds
+        self.num_steps += 1
+
+
+@pytest.mark.parametrize(
+    ("captures", "step_seconds", "num_held", "num_steady"),
+    # 4 of warm-up and 2; then 4 + 8 and 4 + 32, or as many as fit into a second, or none. Each twice if it captures.
+    [
+        (False, 0.001, 6 + 12, 6 + 36),
+        (False, 0.09, 6 + 11, 6 + 11),
+        (False, 0.5, 6, 6),
+        (True, 0.001, 2 * (6 + 12), 2 * (6 + 36)),
+        (True, 0.09, 2 * 6, 2 * 6),
+    ],
+)
+def test_steps_timed_at_a_point(
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    captures: bool,
+    step_seconds: float,
+    num_held: int,
+    num_steady: int,
+) -> None:
+    def held(driver: Driver) -> float:
+        return held_ms(driver, subject, [Hold(500, 100, 90)], num_steps=8, seconds=1.0)
+
+    def steady(driver: Driver) -> float:
+        return steady_ms(driver, subject, 1, 500, 200, seconds=1.0)
+
+    monkeypatch.setattr(Driver, "captures", captures)
+    for wanted, measure in ((num_held, held), (num_steady, steady)):
+        driver, engine = held_driver(subject, EngineConfig()), SlowEngine(step_seconds)
+        monkeypatch.setattr(driver, "engine", engine)
+        monkeypatch.setattr(driving, "time", SimpleNamespace(perf_counter=engine.clock))
+        assert measure(driver) == pytest.approx(1000 * step_seconds)
+        assert engine.num_steps == wanted
 
 
 def test_break_even_on_an_h100() -> None:

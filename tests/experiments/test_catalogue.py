@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from surelock import LLM, LockParams, SamplingParams
 from surelock.bench.driving import Job
 from surelock.cli import experiment
+from surelock.cli.main import app
 from surelock.experiments.catalogue import flops_table, quality, thresholds, throughput
 from surelock.experiments.lengths import Length
 from surelock.experiments.registry import Experiment, experiments
@@ -200,6 +202,47 @@ def test_cost_on_a_shape(patched: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(row["seconds"] > 0 for row in rows)
 
 
+def test_a_run_on_a_shape_that_is_cut_off_leaves_what_it_measured(
+    patched: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[int, int]] = []
+
+    def timed(subject: object, settings: object, length: Length, batch_size: int) -> dict[str, throughput.Timed]:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append((length.num_generated, batch_size))
+        return {
+            name: throughput.Timed([seconds] * 24, 24 * seconds, seconds / 2)
+            for name, seconds in (("no lock", 2.0), ("default rule", 1.0), ("paper rule", 1.5))
+        }
+
+    monkeypatch.setattr(throughput, "_timed_on_shape", timed)
+    arguments = ("--shape", "tiny", "--lengths", "24,16", "--batch-sizes", "4,1,1", "--device", "cpu")
+    stopped = run("4", *arguments, "--out", str(tmp_path))
+    assert stopped.exit_code != 0
+    assert measured == [(24, 1), (24, 4)]
+    (folder,) = tmp_path.iterdir()
+    written = json.loads((folder / "throughput_tiny.json").read_text())
+    assert [(row["num_generated"], row["batch_size"]) for row in written["tables"][0]["rows"][::3]] == measured
+    assert "2.00x at batch 1" in written["findings"][0]
+    assert written["left_out"] == [
+        "N_gen 16, batch 1: not measured when this was written",
+        "N_gen 16, batch 4: not measured when this was written",
+    ]
+    assert written["pictures"] == []
+    # What is left is a result like any other.
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+
+
+def test_batch_sizes_of_a_model(patched: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arguments = ("--quick", "--lengths", "8", "--batch-sizes", "3", "--device", "cpu", "--out", str(tmp_path))
+    result = run("4", *arguments)
+    assert result.exit_code == 0, result.stderr
+    written = json.loads((tmp_path / "4_throughput" / "throughput.json").read_text())
+    assert written["facts"]["batch_sizes"] == [3]
+    assert {row["batch_size"] for row in written["tables"][0]["rows"]} == {3}
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
@@ -209,6 +252,9 @@ def test_cost_on_a_shape(patched: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (("3", "--shape", "tiny"), "--shape is for experiment 4 alone"),
         (("all", "--shape", "tiny"), "--shape is for experiment 4 alone"),
         (("4", "--shape", "tiny", "--model", "x"), "--model contradicts --shape"),
+        (("1", "--batch-sizes", "1,2"), "--batch-sizes is for experiment 4 alone"),
+        (("all", "--batch-sizes", "1,2"), "--batch-sizes is for experiment 4 alone"),
+        (("4", "--batch-sizes", "1,0"), "--batch-sizes is '1,0'; write positive integers with commas between them"),
         (("1", "--prompts", "missing.jsonl"), "missing.jsonl cannot be read"),
         (("1", "--prompts", "two.jsonl"), "32 prompts are asked for and --prompts two.jsonl has 2"),
     ],

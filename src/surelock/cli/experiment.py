@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from surelock.cli.loading import device_and_dtype, load_llm
-from surelock.cli.measuring import Show, measuring_status
+from surelock.cli.measuring import Show, measuring_status, parse_numbers
 from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, ModelOptions, with_options
 from surelock.cli.terminal import note, standard_output
 from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
     from surelock.experiments.registry import Experiment
-    from surelock.experiments.result import Result
+    from surelock.experiments.result import Keep, Result
     from surelock.experiments.workbench import Options
 
 EXPERIMENT_PANEL: Final = "Experiment"
@@ -78,6 +78,14 @@ def experiment(
             rich_help_panel=EXPERIMENT_PANEL,
         ),
     ] = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Experiment 4 only: requests decoded together: 1,2.",
+            show_default="the paper's",
+            rich_help_panel=EXPERIMENT_PANEL,
+        ),
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -116,6 +124,7 @@ def experiment(
         quick=quick,
         num_prompts=num_prompts,
         lengths=None if lengths is None else parse_lengths("--lengths", lengths),
+        batch_sizes=None if batch_sizes is None else _batch_sizes(experiments, batch_sizes),
         judge=judge,
         seed=seed,
     )
@@ -124,7 +133,8 @@ def experiment(
     with measuring_status() as show:
         if shape is not None:
             (own,) = _with_shape(experiments, shape, model)
-            _write(out / f"{own.folder}_{shape}", _run_shape(own, shape, options, model, show), command)
+            folder = out / f"{own.folder}_{shape}"
+            _write(folder, _run_shape(own, shape, options, model, show, _keeping(folder, command)), command)
             return
         on_gpu = device_and_dtype(model)[0].type == "cuda"
         llm = load_llm(model, WIDE if on_gpu else None)
@@ -149,10 +159,27 @@ def _with_shape(experiments: Sequence[Experiment], shape: str, model: ModelOptio
     return experiments
 
 
-def _run_shape(own: Experiment, shape: str, options: Options, model: ModelOptions, show: Show) -> Result:
+def _batch_sizes(experiments: Sequence[Experiment], text: str) -> tuple[int, ...]:
+    """Each once, the smallest first."""
+    if [each.number for each in experiments] != ["4"]:
+        raise ParameterError("--batch-sizes is for experiment 4 alone, which measures time; leave it out")
+    return tuple(sorted(set(parse_numbers("--batch-sizes", text))))
+
+
+def _run_shape(own: Experiment, shape: str, options: Options, model: ModelOptions, show: Show, keep: Keep) -> Result:
     assert own.run_shape is not None
     device, dtype = device_and_dtype(model)
-    return own.run_shape(shape, options, device=device, dtype=dtype, progress=_named(show, own.name))
+    return own.run_shape(shape, options, device=device, dtype=dtype, progress=_named(show, own.name), keep=keep)
+
+
+def _keeping(folder: Path, command: str) -> Keep:
+    """Writes what has been measured so far, so that a run that is cut off leaves it."""
+    from surelock.experiments.write import write_result
+
+    def keep(result: Result) -> None:
+        write_result(folder, result, command)
+
+    return keep
 
 
 def _named(show: Show, name: str) -> Show:

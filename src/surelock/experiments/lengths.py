@@ -26,6 +26,16 @@ class Length:
         """
         return self.num_generated * (self.steps + 1) / (2 * self.steps * (num_prompt + self.num_generated))
 
+    def unscripted(self, num_prompt: int, limit: int) -> str | None:
+        """Why a run of this length and so long a prompt has no script, of a model for limit positions; None if it has.
+
+        Scripts are those of `surelock.bench.schedules`.
+        """
+        if self.steps != self.num_generated:
+            return "scripts assume one token a step"
+        num_positions = num_prompt + self.num_generated
+        return f"{num_positions} positions; the model's limit is {limit}" if num_positions > limit else None
+
 
 def of(*each: int | tuple[int, int]) -> tuple[Length, ...]:
     """Lengths from numbers (as many steps as tokens) and pairs."""

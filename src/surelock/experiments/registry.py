@@ -27,7 +27,8 @@ class Experiment:
         name: of its folder and files.
         title: one line.
         run: measures a loaded model.
-        run_shape: measures cost alone, on random weights of a named shape; None where weights matter.
+        run_shape: measures cost alone, on random weights of a named shape, and hands over what has been measured so far
+            after each setting; None where weights matter.
     """
 
     number: str

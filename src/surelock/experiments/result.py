@@ -14,6 +14,8 @@ Row = dict[str, Any]
 _ZERO: Final = re.compile(r"[+-]0(\.0+)?%?")
 # Called with one line about what is being done.
 Progress = Callable[[str], None]
+# Called with what has been measured so far.
+Keep = Callable[["Result"], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Options:
 
     Attributes:
         quick: fewer prompts and shorter runs.
-        num_prompts, lengths: in place of an experiment's own; None for those.
+        num_prompts, lengths, batch_sizes: in place of an experiment's own; None for those.
         judge: folder or hub id of the causal language model that computes Gen-PPL; None for the shipped one.
         seed: of the bootstrap and of drawn tasks.
     """
@@ -36,8 +36,19 @@ class Options:
     quick: bool = False
     num_prompts: int | None = None
     lengths: tuple[Length, ...] | None = None
+    batch_sizes: tuple[int, ...] | None = None
     judge: str | None = None
     seed: int = 0
+
+    def settings(self, paper: Settings, quick: Settings) -> Settings:
+        """The paper's settings or the quick ones, with what was chosen in their place."""
+        own: Any = quick if self.quick else paper
+        given = {name: getattr(self, name) for name in ("num_prompts", "lengths", "batch_sizes")}
+        known = {field.name for field in fields(own)}
+        settings: Settings = replace(
+            own, **{name: value for name, value in given.items() if value is not None and name in known}
+        )
+        return settings
 
 
 class Workbench:
@@ -61,13 +72,7 @@ class Workbench:
 
     def settings(self, paper: Settings, quick: Settings) -> Settings:
         """The paper's settings or the quick ones, with what the user chose in their place."""
-        chosen: Any = quick if self.options.quick else paper
-        given = {"num_prompts": self.options.num_prompts, "lengths": self.options.lengths}
-        known = {field.name for field in fields(chosen)}
-        settings: Settings = replace(
-            chosen, **{name: value for name, value in given.items() if value is not None and name in known}
-        )
-        return settings
+        return self.options.settings(paper, quick)
 
     def facts(self, settings: Any, **more: object) -> dict[str, Any]:
         """Of a result file: model, device and settings."""

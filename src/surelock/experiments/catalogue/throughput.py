@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from surelock.experiments import published, wording
 from surelock.experiments.lengths import Length, of
 from surelock.experiments.registry import Experiment
-from surelock.experiments.result import Column, Picture, Progress, Result, Row, Table
+from surelock.experiments.result import Column, Keep, Picture, Progress, Result, Row, Table
 from surelock.experiments.rules import DEFAULT, NONE, PAPER, both
 from surelock.params import SamplingParams
 
@@ -107,7 +108,7 @@ def run(bench: Workbench) -> Result:
                 ]
                 for name, lock in ((NONE, None), *((rule.name, rule.lock) for rule in both(settings.threshold)))
             }
-            bench.progress(f"N_gen {length.num_generated}, batch {batch_size}")
+            bench.progress(_setting(length, batch_size))
             timing = in_turn if bench.llm.device.type == "cpu" else one_after_another
             found, drift = timing(bench.llm.transformer, jobs, num_positions)
             own, own_steps = _rows(found, length, batch_size, drift)
@@ -123,41 +124,30 @@ def run(bench: Workbench) -> Result:
     return _result(bench.facts(settings, prompts=bench.prompts.text_source), method, rows, steps, left_out)
 
 
-def run_shape(shape: str, options: Options, *, device: Any, dtype: Any, progress: Progress) -> Result:
-    """Cost alone, on random weights of a named shape, with locks that follow the scripts of `surelock bench`."""
-    from surelock.bench.subject import random_subject
-    from surelock.experiments.step_times import NUM_POINTS, sampled_runs, unlocked_ms
+def run_shape(shape: str, options: Options, *, device: Any, dtype: Any, progress: Progress, keep: Keep) -> Result:
+    """Cost alone, on random weights of a named shape, with locks that follow the scripts of `surelock bench`.
 
-    settings = QUICK_SHAPE if options.quick else ShapeSettings()
-    lengths = options.lengths or settings.lengths
+    After each setting `keep` is given what there is, without pictures, so that a run that is cut off leaves it.
+    """
+    from surelock.bench.driving import LEAST_TIMED_STEPS, NUM_TIMED_STEPS, NUM_WARM_UP_STEPS
+    from surelock.bench.subject import random_subject
+    from surelock.experiments.step_times import NUM_POINTS, NUM_STEPS, SECONDS
+
+    settings = options.settings(ShapeSettings(), QUICK_SHAPE)
     subject = random_subject(shape, "default", device=device, dtype=dtype)
-    rows: list[Row] = []
-    steps: list[Row] = []
-    left_out: list[str] = []
-    for length in lengths:
-        for batch_size in settings.batch_sizes:
-            line = _too_large(subject, settings, length, batch_size)
-            if line is not None:
-                left_out.append(line)
-                continue
-            progress(f"N_gen {length.num_generated}, batch {batch_size}")
-            num = length.num_generated
-            found = {NONE: _steady(unlocked_ms(subject, batch_size, settings.num_prompt, num), num)}
-            sampled = sampled_runs(subject, ["default", "paper"], batch_size, settings.num_prompt, num)
-            for name, schedule in ((DEFAULT, "default"), (PAPER, "paper")):
-                each = sampled[schedule]
-                seconds = [ms / 1000 for ms in each.milliseconds]
-                ratio = sum(each.rows) / (num * (settings.num_prompt + num))
-                found[name] = Timed(seconds, sum(seconds), ratio)
-            own, own_steps = _rows(found, length, batch_size, None)
-            rows += own
-            steps += own_steps
+    asked = list(product(settings.lengths, settings.batch_sizes))
+    too_large = {each: _too_large(subject, settings, *each) for each in asked}
+    left_out = [line for line in too_large.values() if line is not None]
+    to_come = [each for each in asked if too_large[each] is None]
     method = (
         f"Cost only: random weights of the shape {shape}, prompts of {settings.num_prompt} random tokens, one token a "
         "step, locks that follow a script: the default rule's (the masks, and eight tokens that have just settled) or "
-        "the active rows of the paper's Figure 2 (m = 20, epsilon = 5e-3). Without locks 32 steady steps are timed and "
-        f"multiplied. With locks {NUM_POINTS + 1} steps spread over the run are timed, divergences measured as a real "
-        "rule would, and every step is given the time of its rows."
+        "the active rows of the paper's Figure 2 (m = 20, epsilon = 5e-3; beyond 1,024 tokens the curve of 1,024). "
+        f"Without locks {NUM_TIMED_STEPS} steady steps are timed and multiplied. With locks {NUM_STEPS} steps are "
+        f"timed at each of up to {NUM_POINTS + 1} points of the run, divergences measured as a real rule would, and "
+        f"every step is given the time of its rows. Where that would take more than {SECONDS:g} s fewer steps are "
+        f"timed, at least {LEAST_TIMED_STEPS}. Before them come {NUM_WARM_UP_STEPS} of warm-up and, on a GPU, a run of "
+        "the same steps that captures their graphs."
     )
     own_settings = {field.name: getattr(settings, field.name) for field in fields(settings)}
     facts = {
@@ -165,22 +155,49 @@ def run_shape(shape: str, options: Options, *, device: Any, dtype: Any, progress
         "lock": "scripted",
         "schedule": "default and paper",
         **own_settings,
-        "lengths": [str(length) for length in lengths],
+        "lengths": [str(length) for length in settings.lengths],
         "batch_sizes": list(settings.batch_sizes),
     }
+    rows: list[Row] = []
+    steps: list[Row] = []
+    while to_come:
+        length, batch_size = to_come.pop(0)
+        progress(_setting(length, batch_size))
+        own, own_steps = _rows(_timed_on_shape(subject, settings, length, batch_size), length, batch_size, None)
+        rows += own
+        steps += own_steps
+        if to_come:
+            missing = [f"{_setting(*each)}: not measured when this was written" for each in to_come]
+            keep(replace(_result(facts, method, rows, steps, [*left_out, *missing], shape), pictures=[]))
     return _result(facts, method, rows, steps, left_out, shape)
+
+
+def _timed_on_shape(subject: Subject, settings: ShapeSettings, length: Length, batch_size: int) -> dict[str, Timed]:
+    from surelock.experiments.step_times import sampled_runs, unlocked_ms
+
+    num = length.num_generated
+    found = {NONE: _steady(unlocked_ms(subject, batch_size, settings.num_prompt, num), num)}
+    sampled = sampled_runs(subject, ["default", "paper"], batch_size, settings.num_prompt, num)
+    for name, schedule in ((DEFAULT, "default"), (PAPER, "paper")):
+        each = sampled[schedule]
+        seconds = [ms / 1000 for ms in each.milliseconds]
+        ratio = sum(each.rows) / (num * (settings.num_prompt + num))
+        found[name] = Timed(seconds, sum(seconds), ratio)
+    return found
+
+
+def _setting(length: Length, batch_size: int) -> str:
+    return f"N_gen {length.num_generated}, batch {batch_size}"
 
 
 def _too_large(subject: Subject, settings: ShapeSettings, length: Length, batch_size: int) -> str | None:
     """Why a setting is left out."""
-    name = f"N_gen {length.num_generated}, batch {batch_size}"
-    num_positions = settings.num_prompt + length.num_generated
-    if length.steps != length.num_generated:
-        return f"N_gen/steps {length}, batch {batch_size}: scripts assume one token a step"
-    if num_positions > subject.config.max_sequence_length:
-        return f"{name}: {num_positions} positions; the model's limit is {subject.config.max_sequence_length}"
-    if batch_size * num_positions > settings.max_rows:
-        return f"{name}: {batch_size * num_positions} rows a step, more than the {settings.max_rows} measured here"
+    if (reason := length.unscripted(settings.num_prompt, subject.config.max_sequence_length)) is not None:
+        return f"N_gen/steps {length}, batch {batch_size}: {reason}"
+    num_rows = batch_size * (settings.num_prompt + length.num_generated)
+    if num_rows > settings.max_rows:
+        name = _setting(length, batch_size)
+        return f"{name}: {num_rows} rows a step, more than the {settings.max_rows} measured here"
     return None
 
 
