@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -107,7 +107,8 @@ def experiment(
     1 FLOPs over N_gen and epsilon; 2 active ratio step by step; 3 quality against FLOPs; 4 tokens per second; 5 with
     row selection; 6 epsilon from 5e-8 to 5e-2. `all` also writes report.html, one page that opens in a browser.
 
-    Open questions: short_outputs, refresh, adaptive, kv_drift, temperature, oscillation, noise_floor.
+    Open questions: short_outputs, refresh, adaptive, kv_drift, temperature, oscillation, noise_floor,
+    long_canvases.
 
     Settings are the paper's; those beyond the model's length are left out, and the result says so.
     """
@@ -136,6 +137,10 @@ def experiment(
             folder = out / f"{own.folder}_{shape}"
             _write(folder, _run_shape(own, shape, options, model, show, _keeping(folder, command)), command)
             return
+        if (counted := _counted(experiments, model)) is not None:
+            own, count = counted
+            _write(out / own.folder, count(options), command)
+            return
         on_gpu = device_and_dtype(model)[0].type == "cuda"
         llm = load_llm(model, WIDE if on_gpu else None)
         bench = Workbench(llm, Prompts(llm, prompts, seed=seed), options)
@@ -153,10 +158,24 @@ def _with_shape(experiments: Sequence[Experiment], shape: str, model: ModelOptio
     """The one experiment, if it needs no weights."""
     if len(experiments) != 1 or experiments[0].run_shape is None:
         raise ParameterError("--shape is for experiment 4 alone, which measures cost; leave it out")
+    _refuse_model(model, "contradicts --shape; leave one of them out")
+    return experiments
+
+
+def _counted(
+    experiments: Sequence[Experiment], model: ModelOptions
+) -> tuple[Experiment, Callable[[Options], Result]] | None:
+    """The one experiment, if it needs no model."""
+    if len(experiments) != 1 or experiments[0].count is None:
+        return None
+    _refuse_model(model, f"does not apply to {experiments[0].name}, which is counted without weights; leave it out")
+    return experiments[0], experiments[0].count
+
+
+def _refuse_model(model: ModelOptions, reason: str) -> None:
     for name in ("model", "revision"):
         if getattr(model, name) is not None:
-            raise ParameterError(f"--{name} contradicts --shape; leave one of them out")
-    return experiments
+            raise ParameterError(f"--{name} {reason}")
 
 
 def _batch_sizes(experiments: Sequence[Experiment], text: str) -> tuple[int, ...]:

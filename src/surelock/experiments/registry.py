@@ -15,7 +15,7 @@ from surelock.experiments import catalogue, findings
 
 if TYPE_CHECKING:
     from surelock.experiments.result import Result
-    from surelock.experiments.workbench import Workbench
+    from surelock.experiments.workbench import Options, Workbench
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Experiment:
         run: measures a loaded model.
         run_shape: measures cost alone, on random weights of a named shape, and hands over what has been measured so far
             after each setting; None where weights matter.
+        count: gives what `run` does without a model; None where one is needed.
     """
 
     number: str
@@ -36,6 +37,7 @@ class Experiment:
     title: str
     run: Callable[[Workbench], Result]
     run_shape: Callable[..., Result] | None = None
+    count: Callable[[Options], Result] | None = None
 
     @property
     def folder(self) -> str:

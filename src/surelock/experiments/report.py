@@ -174,7 +174,8 @@ def _run(content: dict[str, Any]) -> str:
     facts, environment = content["facts"], content["environment"]
     device = environment["gpu"] if str(facts.get("device", "")).startswith("cuda") else environment["processor"]
     commit = environment["commit"]
-    parts = [str(facts.get("model")), str(facts.get("dtype")), str(device)]
+    # What is counted has no numbers of any type.
+    parts = [*(str(facts[name]) for name in ("model", "dtype") if name in facts), str(device)]
     return ", ".join([*parts, f"commit {commit[:12]}"] if commit else parts)
 
 
