@@ -225,8 +225,7 @@ def _point_ms(
     driver: Driver, jobs: Callable[[int], Sequence[Job]], num_each: int, num_steps: int, seconds: float | None
 ) -> float:
     """Median over runs of the jobs for so many steps; how many are timed depends on what the first few take."""
-    effort: Effort | None = Effort.most(num_each, num_steps)
-    assert effort is not None
+    effort = Effort.most(num_each, num_steps)
     if seconds is not None:
         least = min(LEAST_TIMED_STEPS, num_each)
         few = jobs(least)
@@ -235,11 +234,12 @@ def _point_ms(
         start = time.perf_counter()
         found = _timed_run(driver, few, least)
         first = time.perf_counter() - start
-        effort = effort.within(
+        allowed = effort.within(
             seconds, least=least, first=first, each=found / 1000, num_untimed=1 if driver.captures else 0
         )
-        if effort is None:
+        if allowed is None:
             return found
+        effort = allowed
     return _median_ms(driver, jobs(effort.num_steps), effort.num_steps, effort.num_runs)
 
 
