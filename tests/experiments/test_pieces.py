@@ -6,7 +6,7 @@ import pytest
 
 from surelock import LLM, LockParams, SamplingParams
 from surelock.errors import ParameterError
-from surelock.experiments import wording
+from surelock.experiments import style, wording
 from surelock.experiments.cost import BATCH_SIZE, COST_COLUMNS, batches, costs
 from surelock.experiments.lengths import Length, of, parse_lengths
 from surelock.experiments.result import Column, Table
@@ -71,6 +71,7 @@ def test_shown() -> None:
         "0.0%", "0.0%", "0.0%", "-0.1%", "+10.0%",
     ]  # fmt: skip
     assert Column("a", "a", "{:.0f}").shown(-0.2) == "0"
+    assert Column("a", "a", "{:.1e}").shown(0.0) == "0"
 
 
 def test_wording() -> None:
@@ -83,9 +84,41 @@ def test_wording() -> None:
     assert wording.signed_span([0.2, -0.1], 1) == "-0.1 to +0.2"
     assert wording.signed_span([0.0, -1e-9]) == "0.000"
     assert wording.threshold(5e-8) == "5e-8"
+    assert [wording.scientific(value) for value in (6.456e-3, 9.47e-06, 0.0, 1.0)] == [
+        "6.46e-3",
+        "9.47e-6",
+        "0",
+        "1.00e0",
+    ]
     assert wording.listed(["a", "b", "c"]) == "a, b and c"
     assert [wording.against(value, 1.0) for value in (1.1, 0.9, 1.0001)] == ["above", "below", "equal to"]
     assert wording.exclusions([], []) == "no interval leaves out 1"
     assert wording.exclusions(["x"], ["y", "z"]) == (
         "its interval lies above 1 at x and its interval lies below 1 at y and z"
     )
+
+
+def test_an_axis_of_shares_does_not_blow_up_one_answer() -> None:
+    for values, ends in (((0.85, 0.8625), (0.80625, 0.90625)), ((1.0, 0.99), (0.945, 1.045)), ((0.2, 0.8), (0.17, 0.83))):
+        _, ((axes,),) = style.axes_grid(1, 1, height=2)
+        axes.plot((0, 1), values)
+        style.share_axis(axes)
+        assert axes.get_ylim() == pytest.approx(ends)
+
+
+def test_an_interval_without_ends_is_not_drawn() -> None:
+    _, ((axes,),) = style.axes_grid(1, 1, height=2)
+    style.interval(axes, None, None, 0, style.BLUE)
+    assert not axes.lines
+    style.interval(axes, 0.1, 0.2, 3, style.BLUE)
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.1, 0.2]]
+
+
+def test_a_short_logarithmic_axis_has_several_numbers() -> None:
+    figure, ((axes,),) = style.axes_grid(1, 1, height=2)
+    axes.plot((0, 1), (5e-6, 1.8e-5))
+    axes.set_yscale("log")
+    style.few_ticks(axes)
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_yticklabels() if 4.9e-6 < label.get_position()[1] < 1.9e-5]
+    assert shown == ["5e-6", "7e-6", "1e-5"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from surelock.experiments.catalogue import quality
-from surelock.experiments.findings import refresh, temperature
+from surelock.experiments.catalogue import quality, throughput
+from surelock.experiments.findings import kv_drift, refresh, temperature
 
 Row = dict[str, Any]
 
@@ -66,3 +66,35 @@ def test_repetition_is_spoken_of_only_where_both_fall() -> None:
     )
     assert quality._diversity([worse], no_lock).endswith("changes it by -0.100.")
     assert quality._diversity([same], no_lock).endswith("changes it by 0.000.")
+
+
+@pytest.mark.parametrize(("drift", "told"), [(1.04, False), (0.99, True), (1.0, True)])
+def test_slower_is_said_only_beyond_what_two_runs_without_locks_differ(drift: float, told: bool) -> None:
+    place: Row = {"num_generated": 64, "batch_size": 8, "drift": None}
+    row = place | {"speed_up": 0.976}
+    rows = [place | {"speed_up": 1.0, "drift": drift}, row, place | {"batch_size": 4, "speed_up": 1.0, "drift": 2.0}]
+    assert throughput._is_slower(row, rows) is told
+    assert not throughput._is_slower(place | {"speed_up": 1.02}, rows)
+
+
+@pytest.mark.parametrize(
+    ("flip_rate", "told"),
+    [
+        (0.0, "and none of them has another likeliest token under either."),
+        (0.01, "and 1.000% against 1.000% of them have another likeliest token."),
+    ],
+)
+def test_no_flip_at_all_is_told_in_words(flip_rate: float, told: str) -> None:
+    rows: list[Row] = [
+        {
+            "source": "texts", "scope": scope, "criterion": criterion, "active_ratio": ratio, "kl_per_row": 0.00646,
+            "flip_rate": flip_rate,
+        }
+        for scope in kv_drift.SCOPES
+        for criterion in (kv_drift.KL, kv_drift.JOINT)
+        for ratio in (0.3, 0.5)
+    ]  # fmt: skip
+    found = kv_drift._damage_findings(rows)
+    assert len(found) == len(kv_drift.SCOPES)
+    assert "are 6.46e-3 nats from no lock under K/V drift and 6.46e-3 under KL" in found[0]
+    assert found[0].endswith(told)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _ZERO: Final = re.compile(r"[+-]0(\.0+)?%?")
+_ZERO_EXPONENT: Final = re.compile(r"[+-]?0(\.0+)?e[+-]?0+")
 # Called with one line about what is being done.
 Progress = Callable[[str], None]
 # Called with what has been measured so far.
@@ -37,7 +38,9 @@ class Column:
         if value is None:
             return "-"
         text = self.form.format(value)
-        # 5e-4, not 5e-04; and nothing has no sign.
+        if _ZERO_EXPONENT.fullmatch(text):
+            return "0"
+        # 5e-4, not 5e-04; and nothing has no sign and no exponent.
         return text[1:] if _ZERO.fullmatch(text) else text.replace("e-0", "e-").replace("e+0", "e")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from surelock.experiments.wording import threshold
 
@@ -76,6 +76,30 @@ def ratio_axis(axes: Axes, name: Literal["x", "y"]) -> None:
     axis.set_major_locator(FixedLocator(_FINE_RATIOS if high < 3 * low else _COARSE_RATIOS))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
+
+
+def interval(axes: Axes, low: float | None, high: float | None, place: float, colour: str) -> None:
+    """A horizontal line from one end of an interval to the other, where it has ends."""
+    if low is not None and high is not None:
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.4, alpha=0.6, zorder=1.5)
+
+
+def share_axis(axes: Axes, least: float = 0.1) -> None:
+    """A vertical axis of shares, once all is drawn: so wide that a few answers do not look like many."""
+    low, high = axes.get_ylim()
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
+
+
+def few_ticks(axes: Axes) -> None:
+    """A plain horizontal axis without crowded ticks, and a logarithmic vertical one with numbers on several."""
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    low, high = axes.yaxis.get_view_interval()
+    if high < 30 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7), numticks=20))
+        axes.yaxis.set_major_formatter(lambda value, _: threshold(value))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def epsilon_axis(axes: Axes, thresholds: Sequence[float]) -> None:

@@ -44,6 +44,14 @@ def threshold(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def scientific(value: float, digits: int = 2) -> str:
+    """A number of any size, as 6.46e-3; 0 without an exponent."""
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
 def against(value: float, reference: float, digits: int = 3) -> str:
     """Whether a value is above, below or, to these digits, equal to another one."""
     if number(value, digits) == number(reference, digits):

@@ -281,6 +281,8 @@ def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
                 axes.set_title(f"N_gen/steps = {length}", fontsize=10)
             if key == "ppl_ratio":
                 ppl_ratio_axis(axes)
+            if key == "accuracy":
+                style.share_axis(axes)
     style.legend_below(figure, [axes for line in grid for axes in line], columns=3)
     return figure
 

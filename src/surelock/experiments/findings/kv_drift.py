@@ -394,11 +394,16 @@ def _damage_findings(damage: Sequence[Row]) -> list[str]:
                     f"{wording.span(other[0].tolist())})."
                 )
                 continue
+            flips = [float(np.interp(places, *line).mean()) for line in (own_flips, other_flips)]
+            told = (
+                f"{flips[0]:.3%} against {flips[1]:.3%} of them have another likeliest token"
+                if any(flips)
+                else "none of them has another likeliest token under either"
+            )
             found.append(
                 f"{head}, at equal active ratio ({wording.span(places.tolist())}): the masked rows are "
-                f"{np.interp(places, *own).mean():.2e} nats from no lock under {JOINT} and "
-                f"{np.interp(places, *other).mean():.2e} under KL, and {np.interp(places, *own_flips).mean():.3%} "
-                f"against {np.interp(places, *other_flips).mean():.3%} of them have another likeliest token."
+                f"{wording.scientific(float(np.interp(places, *own).mean()))} nats from no lock under {JOINT} and "
+                f"{wording.scientific(float(np.interp(places, *other).mean()))} under KL, and {told}."
             )
     return found
 
@@ -441,6 +446,8 @@ def _draw(rows: Sequence[Row], problems: Sequence[Row]) -> Figure:
         axes.set_ylabel(labels[key])
         if key == "ppl_ratio":
             ppl_ratio_axis(axes)
+        if key == "accuracy":
+            style.share_axis(axes)
     style.legend_below(figure, list(line), columns=5)
     return figure
 
@@ -466,6 +473,7 @@ def _draw_damage(damage: Sequence[Row]) -> Figure:
                     )  # fmt: skip
             if axes.lines:
                 axes.set_yscale("log")
+                style.few_ticks(axes)
             axes.set_xlabel("active ratio")
             axes.set_title(f"{source}: {scope} rows", fontsize=10)
         line[0].set_ylabel("KL per masked row, nats")

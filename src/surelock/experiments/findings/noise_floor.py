@@ -290,7 +290,7 @@ def _findings(found: dict[Kind, Moved], held: Sequence[Row]) -> list[str]:
 
 
 def _nats(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-")
+    return wording.scientific(value, 1)
 
 
 def _draw(bins: Sequence[Row], held: Sequence[Row]) -> Figure:

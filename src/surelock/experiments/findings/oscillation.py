@@ -250,7 +250,7 @@ def _state_findings(states: Sequence[Row]) -> list[str]:
                 f"{row['cosine_of_stable_flips']:.2f} in the head (median), random pairs of likeliest tokens "
                 f"{row['cosine_of_random_pairs']:.2f}: "
                 + (
-                    "they are more alike than chance, which makes no synonyms."
+                    "they are more alike than chance, which does not make them synonyms."
                     if row["cosine_of_stable_flips"] > row["cosine_of_random_pairs"] + 0.05
                     else "they are no more alike than chance."
                 )
@@ -303,11 +303,13 @@ def _draw(bins: Sequence[Row], harm: Sequence[Row]) -> Figure:
     names = list(dict.fromkeys((row["source"], row["class"]) for row in harm))
     for index, rule in enumerate(dict.fromkeys(row["rule"] for row in harm)):
         rows = [row for row in harm if row["rule"] == rule and row["kl_per_lock"] > 0]
+        places = [names.index((row["source"], row["class"])) + 0.3 * (index - 0.5) for row in rows]
         right.plot(
-            [row["kl_per_lock"] for row in rows],
-            [names.index((row["source"], row["class"])) + 0.16 * (index - 0.5) for row in rows],
-            linestyle="", marker=style.MARKERS[index + 3], color=style.SERIES[index + 3], label=f"{rule} rule",
+            [row["kl_per_lock"] for row in rows], places, linestyle="", marker=style.MARKERS[index + 3],
+            color=style.SERIES[index + 3], label=f"{rule} rule",
         )  # fmt: skip
+        for row, place in zip(rows, places, strict=True):
+            style.interval(right, row["kl_per_lock_low"], row["kl_per_lock_high"], place, style.SERIES[index + 3])
     right.set_yticks(range(len(names)), [f"{source}: {name}" for source, name in names], fontsize=8)
     right.set_ylim(max(len(names), 1) - 0.5, -0.5)
     if any(row["kl_per_lock"] > 0 for row in harm):
@@ -327,7 +329,8 @@ def _median(values: Array) -> float | None:
 
 _CAPTION: Final = (
     "Left: how often the likeliest token changes, by how far the posterior moved; what is left of the dashed line "
-    "passes the default rule's test. Right: divergence of the masked rows with one class of locks frozen, per lock."
+    "passes the default rule's test. Right: divergence of the masked rows with one class of locks frozen, per lock, "
+    "with its 95 % interval."
 )
 _HARM_NOTE: Final = "Only one class of locks frozen. KL per lock with a 95 % bootstrap interval over sequences."
 _PERCENT, _SMALL = "{:.2%}", "{:.2g}"

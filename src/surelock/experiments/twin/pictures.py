@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from surelock.eval.twin.free import BINS
 from surelock.eval.twin.records import LOCK_CLASSES, Row
-from surelock.experiments.style import DASHED, DOTTED, INK, MARKERS, QUIET, SERIES, axes_grid, legend_below
+from surelock.experiments.style import DASHED, DOTTED, INK, MARKERS, QUIET, SERIES, axes_grid, interval, legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +70,10 @@ def groups_picture(groups: Sequence[Row]) -> Figure:
         style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
         of_ages = [row for row in rows if row["axis"] == "age" and row["kl_per_lock"] > 0]
         # A little apart, so that equal values of two rules are both seen.
-        places = [names.index(row["group"]) + 0.14 * (index - 1) for row in of_ages]
+        places = [names.index(row["group"]) + 0.2 * (index - 1) for row in of_ages]
         ages.plot([row["kl_per_lock"] for row in of_ages], places, linestyle="", markersize=7, **style)
+        for row, place in zip(of_ages, places, strict=True):
+            interval(ages, row["kl_per_lock_low"], row["kl_per_lock_high"], place, style["color"])
         of_layers = [row for row in rows if row["axis"] == "layer" and row["kl_mean"] > _SMALLEST_KL]
         x, y = [int(row["group"]) for row in of_layers], [row["kl_mean"] for row in of_layers]
         layers.plot(x, y, markersize=4, label=rule, **style)
