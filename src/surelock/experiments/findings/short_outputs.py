@@ -398,11 +398,11 @@ def _steps(answers: dict[Key, Answers], start: LockParams, first: int, *, seed: 
     """What one more visible step, or a tenth of epsilon, changes against the default rule, problem by problem."""
     before = answers.get((first, start))
     changed = {
-        "One more visible step than the default rule has": LockParams(
+        "One more visible step than the default rule has changes": LockParams(
             kl_threshold=start.kl_threshold, min_visible_steps=2
         ),
-        "A tenth of the default rule's epsilon": LockParams(kl_threshold=start.kl_threshold / 10),
-        "Both together": LockParams(kl_threshold=start.kl_threshold / 10, min_visible_steps=2),
+        "A tenth of the default rule's epsilon changes": LockParams(kl_threshold=start.kl_threshold / 10),
+        "Both together change": LockParams(kl_threshold=start.kl_threshold / 10, min_visible_steps=2),
     }
     found = []
     for name, rule in changed.items():
@@ -414,7 +414,7 @@ def _steps(answers: dict[Key, Answers], start: LockParams, first: int, *, seed: 
             [after.right[index] for index in shared], [before.right[index] for index in shared], seed=seed
         )
         found.append(
-            f"{name} changes accuracy by {wording.change(gain.value, gain.low, gain.high)} "
+            f"{name} accuracy by {wording.change(gain.value, gain.low, gain.high)} "
             f"and the active rows from "
             f"{wording.number(before.active_ratio)} to {wording.number(after.active_ratio)}."
         )
