@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from surelock import LLM, LockParams, SamplingParams
@@ -99,7 +100,11 @@ def test_wording() -> None:
 
 
 def test_an_axis_of_shares_does_not_blow_up_one_answer() -> None:
-    for values, ends in (((0.85, 0.8625), (0.80625, 0.90625)), ((1.0, 0.99), (0.945, 1.045)), ((0.2, 0.8), (0.17, 0.83))):
+    for values, ends in (
+        ((0.85, 0.8625), (0.80625, 0.90625)),
+        ((1.0, 0.99), (0.945, 1.045)),
+        ((0.2, 0.8), (0.17, 0.83)),
+    ):
         _, ((axes,),) = style.axes_grid(1, 1, height=2)
         axes.plot((0, 1), values)
         style.share_axis(axes)
@@ -111,7 +116,7 @@ def test_an_interval_without_ends_is_not_drawn() -> None:
     style.interval(axes, None, None, 0, style.BLUE)
     assert not axes.lines
     style.interval(axes, 0.1, 0.2, 3, style.BLUE)
-    assert [list(line.get_xdata()) for line in axes.lines] == [[0.1, 0.2]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.lines] == [[0.1, 0.2]]
 
 
 def test_a_short_logarithmic_axis_has_several_numbers() -> None:
