@@ -19,6 +19,7 @@ from surelock.experiments.findings.short_outputs import Answers, cheapest_withou
 from surelock.experiments.lengths import of
 from surelock.experiments.prompts import Prompts
 from surelock.experiments.result import Result, Row
+from surelock.experiments.rules import NONE
 from surelock.experiments.workbench import Options, Workbench
 from surelock.experiments.write import write_result
 from tests.experiments.conftest import LIMIT, FakeJudge
@@ -138,6 +139,20 @@ class TestShortOutputs:
         rows = short_outputs._task_rows(answers, seed=0)
         found = short_outputs._task_findings(rows, answers, 1, seed=0)
         assert "no rule asked all 400 problems is surely within 1 point" in found[1]
+
+    def test_what_rounding_alone_does_is_said(self) -> None:
+        rows: list[Row] = [
+            {"length": length, "rule": rule, "gen_ppl": ppl, "ppl_ratio": ratio}
+            for length, rule, ppl, ratio in (
+                ("8/8", NONE, 5.0, 1.0),
+                ("8/8", short_outputs.CACHE, 9.0, 2.0),
+                ("8/4", NONE, 10.0, 1.0),
+                ("8/4", short_outputs.CACHE, 11.0, 1.0),
+            )
+        ]
+        (found,) = short_outputs._rounding_finding(rows)
+        assert found.endswith("its Gen-PPL is 0.900 to 1.100 times that of the other, over all lengths.")
+        assert not short_outputs._rounding_finding([row for row in rows if row["rule"] == NONE])
 
 
 class TestTemperature:
