@@ -33,16 +33,15 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write everything to the folder; returns the paths, the page first."""
     folder.mkdir(parents=True, exist_ok=True)
     content = to_dict(result, command)
-    written = {
-        folder / f"{result.name}.md": markdown(result, content["environment"], command).encode(),
-        folder / f"{result.name}.json": (json.dumps(content, indent=1) + "\n").encode(),
-    }
+    written = {folder / f"{result.name}.md": markdown(result, content["environment"], command).encode()}
     written |= {folder / f"{table.name}.csv": table_csv(table).encode() for table in result.tables}
     for picture in result.pictures:
         figure = picture.draw()
         written |= {folder / f"{picture.name}.{suffix}": image(figure, suffix) for suffix in ("png", "svg")}
+    # Last, as `surelock report` goes by it: whatever it names is there, also if the run is cut off here.
+    written[folder / f"{result.name}.json"] = (json.dumps(content, indent=1) + "\n").encode()
     for path, data in written.items():
-        path.write_bytes(data)
+        _replace(path, data)
     return list(written)
 
 
@@ -106,6 +105,16 @@ def image(figure: Figure, suffix: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "surelock", "svg.fonttype": "none"}):
         figure.savefig(content, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else {})
     return content.getvalue()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or leave what is there."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _heading(name: str) -> str:
