@@ -37,7 +37,7 @@ class Settings:
     """One leg. Rates are the top ones; `minutes` excludes compilation.
 
     `unlikelihood` is what a repeat in the model's own text counts, where a masked token of a row counts about 1; in a
-    leg with any, new text is decoded every `decode_every` steps, `decoded_tokens` of it on each GPU.
+    leg with any, new text is decoded every `decode_every` steps, `decoded_tokens` of it over all GPUs.
     """
 
     data: Path
@@ -182,7 +182,7 @@ class Trainer:
         return SelfDecoded(
             self.model,
             lambda length: torch.from_numpy(source.text(length)),
-            self.settings.decoded_tokens,
+            self.settings.decoded_tokens // self.ranks.count,
             self.ranks.device,
         )
 

@@ -138,3 +138,33 @@ def test_a_pool_is_of_one_length_and_its_loss_has_gradients() -> None:
     assert loss > 0
     assert model.ff_out.weight.grad is not None
     assert model.ff_out.weight.grad.abs().sum() > 0
+
+
+def test_processes_share_the_text_of_a_pool(
+    data: Path, tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def decoded(model: MaskedDiffusionModel, prompts: Tensor, num_generated: int) -> tuple[Tensor, Tensor]:
+        sizes.append(len(prompts) * (prompts.size(1) + num_generated))
+        tokens = torch.zeros(len(prompts), prompts.size(1) + num_generated, dtype=torch.int64)
+        return tokens, tokens
+
+    monkeypatch.setattr(repetition, "decode", decoded)
+    monkeypatch.setattr(repetition, "LENGTHS", {64: 1.0})
+    trainer = Trainer(
+        Settings(
+            data=data,
+            tokenizer=tokenizer_file,
+            out=tmp_path,
+            layers=1,
+            workers=0,
+            tasks="logic",
+            unlikelihood=1.0,
+            decoded_tokens=4096,
+        )
+    )
+    for count in (1, 4):
+        trainer.ranks.count = count
+        trainer._repeats().refill()
+    assert sizes == [4096, 1024]
