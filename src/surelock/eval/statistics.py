@@ -94,7 +94,7 @@ def ratio_of_means(
         ParameterError: the sequences differ in length or are empty, den_a, num_b or den_b sums to 0, or the level is
             not between 0 and 1.
     """
-    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, of_mean=("den_a", "num_b", "den_b"))
+    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, divisors=("den_a", "num_b", "den_b"))
     # A few resamples of rare events have nothing to divide by.
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = drawn[:, 0] / drawn[:, 1] / (drawn[:, 2] / drawn[:, 3])
@@ -137,7 +137,7 @@ def difference_of_means(
         ParameterError: the sequences differ in length or are empty, den_a or den_b sums to 0, or the level is not
             between 0 and 1.
     """
-    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, of_mean=("den_a", "den_b"))
+    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, divisors=("den_a", "den_b"))
     # A few resamples of rare things have nothing to divide by.
     with np.errstate(divide="ignore", invalid="ignore"):
         differences = drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
@@ -152,7 +152,7 @@ def _totals(
     den_b: Sequence[float],
     *,
     seed: int,
-    of_mean: Sequence[str],
+    divisors: Sequence[str],
 ) -> tuple[_Array, _Array]:
     """The sums of all items [4] and those of every resample [resamples, 4]; those named must not be 0."""
     given = {"num_a": num_a, "den_a": den_a, "num_b": num_b, "den_b": den_b}
@@ -161,8 +161,8 @@ def _totals(
     columns = np.asarray(list(given.values()), dtype=np.float64).T
     totals = columns.sum(axis=0)
     for name, total in zip(given, totals, strict=True):
-        if name in of_mean and total == 0:
-            raise ParameterError(f"{name} sums to 0, so there is no mean of it; leave this comparison out")
+        if name in divisors and total == 0:
+            raise ParameterError(f"{name} sums to 0 and would be divided by; leave this comparison out")
     return totals, np.concatenate([weights @ columns[items] for items, weights in _resamples(columns, seed)])
 
 
