@@ -8,6 +8,7 @@ import pytest
 
 from surelock import LLM, LockParams
 from surelock.errors import ParameterError
+from surelock.eval.twin.records import RuleRecord
 from surelock.experiments.findings import oscillation
 from surelock.experiments.lengths import Length
 from surelock.experiments.prompts import Prompts
@@ -35,7 +36,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 def test_result(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A random model's posteriors never settle.
     monkeypatch.setattr(oscillation, "RULES", {"default": LockParams(kl_threshold=1e6)})
+    recorded: list[dict[str, RuleRecord]] = []
+    told = oscillation._harm_findings
+
+    def findings(records: dict[str, RuleRecord]) -> list[str]:
+        recorded.append(records)
+        return told(records)
+
+    monkeypatch.setattr(oscillation, "_harm_findings", findings)
     result = oscillation.run(bench)
+    (records,) = recorded
+    # Of both sequences, though each is a batch of its own.
+    assert all({0, 1} >= total.per_lock.numbers.keys() for total in records["default"].groups.values())
+    assert set().union(*(total.per_lock.numbers for total in records["default"].groups.values())) == {0, 1}
     states = {row["state"]: row for row in result.tables[0].rows}
     assert {state: row["rows"] for state, row in states.items()} == {
         "masked": 2 * 66,

@@ -87,6 +87,30 @@ def test_groups_split_the_locks(record: TwinRecord) -> None:
         assert (first.kl_sum / first.num_rows > 1e-4) == ghosts
 
 
+def test_groups_are_recorded_by_sequence(llm: LLM, record: TwinRecord) -> None:
+    """Intervals over sequences need to know which is which, also beyond the first batch."""
+    numbers, amounts = dict.fromkeys(range(3), 0), dict.fromkeys(range(3), 0.0)
+    for prompts in ([0, 1], [2]):
+        batch = [PROMPTS[prompt] for prompt in prompts]
+        for twin in teacher_forced(llm.transformer, batch, PARAMS, {"literal": LITERAL}):
+            if twin.step % EFFORT.group_every:
+                continue
+            side = twin.sides["literal"]
+            for index, prompt in enumerate(prompts):
+                masked = twin.masked[index]
+                logits = (twin.fresh_logits[index, masked], side.step.logits[index, masked])
+                numbers[prompt] += int(side.frozen[index].sum())
+                amounts[prompt] += float(compare(*logits, llm.config.mask_token_id).kl.sum())
+    assert min(numbers.values()) > 0
+    per_lock = record.rules["literal"].groups[Group("all", "all locks")].per_lock
+    assert per_lock.numbers == numbers
+    assert per_lock.amounts == pytest.approx(amounts, rel=1e-4)
+    for total in record.rules["literal"].groups.values():
+        assert total.per_lock.numbers.keys() <= numbers.keys()
+    of_layer = record.rules["literal"].groups[Group("layer", "2")].per_lock
+    assert of_layer.numbers == numbers
+
+
 def test_classes_of_locks(llm: LLM) -> None:
     seen = set()
     for twin in teacher_forced(llm.transformer, PROMPTS[:2], PARAMS, {"literal": LITERAL}):
@@ -141,6 +165,12 @@ def test_free_runs_part_where_they_part(llm: LLM, record: TwinRecord) -> None:
     assert (
         sum(totals) == sum(controls) == sum(N + 1 - row["first_difference"] for row in rows if row["first_difference"])
     )
+    for table in (record.growth, record.spread):
+        of_prompts = [
+            sum(sums.numbers.get(prompt, 0) for key, sums in table.items() if key[:2] == ("literal", "locked"))
+            for prompt in range(len(PROMPTS))
+        ]
+        assert of_prompts == [N + 1 - row["first_difference"] if row["first_difference"] else 0 for row in rows]
 
 
 def test_first_difference() -> None:
