@@ -140,6 +140,29 @@ def test_a_pool_is_of_one_length_and_its_loss_has_gradients() -> None:
     assert model.ff_out.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("step", [20, NUM_STEPS - 1])
+def test_only_repeats_that_are_still_masked_count(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = MaskedDiffusionModel(TINY)
+    pool = SelfDecoded(model, lambda length: torch.randint(2, 4096, (length,)), 512, torch.device("cpu"))
+    pool.refill()
+    monkeypatch.setattr(torch, "randperm", lambda num, device: torch.arange(num))
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, device: torch.full(size, step))
+    tokens, decided, blamed = pool._tokens[:1], pool._decided[:1], pool._blamed[:1]
+    masked = decided >= step
+    counted = masked & blamed
+    assert (counted & (decided == step)).any()
+    assert (blamed & ~masked).any()
+    assert (masked & ~blamed).any() or step == NUM_STEPS - 1
+    length = tokens.size(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(
+            torch.where(masked, MASK, tokens)[0], torch.arange(length), torch.tensor([0, length], dtype=torch.int32)
+        )
+    expected = unlikelihood(logits, tokens[0])[counted[0]].sum()
+    torch.testing.assert_close(pool.loss(), expected, rtol=1e-2, atol=0)
+
+
 def test_processes_share_the_text_of_a_pool(
     data: Path, tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
