@@ -89,7 +89,13 @@ def card(training: dict[str, Any], full: dict[str, Any], block: dict[str, Any], 
         name = "**all**" if task == "all" else task
         cells = " | ".join(f"{100 * row['accuracy']:.1f} %" for row in shares)
         lines.append(f"| {name} | {rules['none']['num_problems']} | {cells} |")
+    padded = _by_task(full, "padded")["all"]
     lines += [
+        "",
+        f"In canvases of {full['settings']['max_tokens'] or 128} tokens, whatever the answer takes, "
+        f"{100 * padded['none']['accuracy']:.1f} % are right without locks",
+        f"(some answers do not fit), {100 * padded['default']['accuracy']:.1f} % with the default locks and "
+        f"{100 * padded['paper']['accuracy']:.1f} % with the paper's.",
         "",
         "Not trained, and not answered: mul, date, sudoku.",
         "",
@@ -117,11 +123,11 @@ def _leg(number: int, leg: dict[str, Any]) -> str:
     )
 
 
-def _by_task(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Fitted canvases, all levels: task -> rule -> row."""
+def _by_task(result: dict[str, Any], canvas: str = "fitted") -> dict[str, dict[str, Any]]:
+    """All levels: task -> rule -> row."""
     found: dict[str, dict[str, Any]] = {}
     for row in result["rows"]:
-        if row["canvas"] == "fitted" and row["level"] in (None, "all"):
+        if row["canvas"] == canvas and row["level"] in (None, "all"):
             found.setdefault(row["task"], {})[row["rule"]] = row
     return found
 

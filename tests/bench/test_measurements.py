@@ -254,11 +254,11 @@ class SlowEngine:
 
 @pytest.mark.parametrize(
     ("captures", "step_seconds", "num_held", "num_steady"),
-    # 4 of warm-up and 2; then 4 + 8 and 4 + 32, or as many as fit into a second, or none. Each twice if it captures.
+    # 4 of warm-up and 2, twice; then 4 + 8 and 4 + 32, or as many as fit into a second, or none, twice if it captures.
     [
-        (False, 0.001, 6 + 12, 6 + 36),
-        (False, 0.09, 6 + 11, 6 + 11),
-        (False, 0.5, 6, 6),
+        (False, 0.001, 2 * 6 + 12, 2 * 6 + 36),
+        (False, 0.09, 2 * 6 + 11, 2 * 6 + 11),
+        (False, 0.5, 2 * 6, 2 * 6),
         (True, 0.001, 2 * (6 + 12), 2 * (6 + 36)),
         (True, 0.09, 2 * 6, 2 * 6),
     ],

@@ -192,7 +192,8 @@ def test_cost_on_a_shape(patched: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arguments = ("--quick", "--shape", "tiny", "--lengths", "24,16/8,600", "--device", "cpu", "--out", str(tmp_path))
     result = run("4", *arguments)
     assert result.exit_code == 0, result.stderr
-    folder = tmp_path / "4_throughput_tiny"
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "4_throughput_tiny"
     written = json.loads((folder / "throughput_tiny.json").read_text())
     assert written["facts"]["lock"] == "scripted"
     assert "random" in written["method"]
@@ -222,6 +223,7 @@ def test_a_run_on_a_shape_that_is_cut_off_leaves_what_it_measured(
     assert stopped.exit_code != 0
     assert measured == [(24, 1), (24, 4)]
     (folder,) = tmp_path.iterdir()
+    assert folder.name == "4_throughput_tiny_partial"
     written = json.loads((folder / "throughput_tiny.json").read_text())
     assert [(row["num_generated"], row["batch_size"]) for row in written["tables"][0]["rows"][::3]] == measured
     assert "2.00x at batch 1" in written["findings"][0]
@@ -252,6 +254,7 @@ def test_batch_sizes_of_a_model(patched: pytest.MonkeyPatch, tmp_path: Path) -> 
         (("3", "--shape", "tiny"), "--shape is for experiment 4 alone"),
         (("all", "--shape", "tiny"), "--shape is for experiment 4 alone"),
         (("4", "--shape", "tiny", "--model", "x"), "--model contradicts --shape"),
+        (("4", "--shape", "tiny", "--num-prompts", "3"), "--num-prompts contradicts --shape"),
         (("1", "--batch-sizes", "1,2"), "--batch-sizes is for experiment 4 alone"),
         (("all", "--batch-sizes", "1,2"), "--batch-sizes is for experiment 4 alone"),
         (("4", "--batch-sizes", "1,0"), "--batch-sizes is '1,0'; write positive integers with commas between them"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -129,16 +130,25 @@ def experiment(
         judge=judge,
         seed=seed,
     )
+    needs_text = {"--prompts": prompts, "--num-prompts": num_prompts, "--judge": judge}
     check_output(out)
     command = shlex.join(["surelock", *sys.argv[1:]])
     with measuring_status() as show:
         if shape is not None:
-            (own,) = _with_shape(experiments, shape, model)
+            (own,) = _with_shape(experiments, shape)
+            unused = {"--model": model.model, "--revision": model.revision, **needs_text}
+            _refuse(unused, "contradicts --shape; leave one of them out")
             folder = out / f"{own.folder}_{shape}"
-            _write(folder, _run_shape(own, shape, options, model, show, _keeping(folder, command)), command)
+            # Beside the folder: an older result that is whole outlives a run that is cut off.
+            partial = folder.with_name(f"{folder.name}_partial")
+            _write(folder, _run_shape(own, shape, options, model, show, _keeping(partial, command)), command)
+            shutil.rmtree(partial, ignore_errors=True)
             return
-        if (counted := _counted(experiments, model)) is not None:
+        if (counted := _counted(experiments)) is not None:
             own, count = counted
+            unused = {"--model": model.model, "--revision": model.revision, "--device": model.device, **needs_text}
+            unused["--dtype"] = model.dtype
+            _refuse(unused, f"does not apply to {own.name}, which is counted without weights; leave it out")
             _write(out / own.folder, count(options), command)
             return
         on_gpu = device_and_dtype(model)[0].type == "cuda"
@@ -154,28 +164,24 @@ def experiment(
             note(f"wrote {page}")
 
 
-def _with_shape(experiments: Sequence[Experiment], shape: str, model: ModelOptions) -> Sequence[Experiment]:
+def _with_shape(experiments: Sequence[Experiment], shape: str) -> Sequence[Experiment]:
     """The one experiment, if it needs no weights."""
     if len(experiments) != 1 or experiments[0].run_shape is None:
         raise ParameterError("--shape is for experiment 4 alone, which measures cost; leave it out")
-    _refuse_model(model, "contradicts --shape; leave one of them out")
     return experiments
 
 
-def _counted(
-    experiments: Sequence[Experiment], model: ModelOptions
-) -> tuple[Experiment, Callable[[Options], Result]] | None:
+def _counted(experiments: Sequence[Experiment]) -> tuple[Experiment, Callable[[Options], Result]] | None:
     """The one experiment, if it needs no model."""
     if len(experiments) != 1 or experiments[0].count is None:
         return None
-    _refuse_model(model, f"does not apply to {experiments[0].name}, which is counted without weights; leave it out")
     return experiments[0], experiments[0].count
 
 
-def _refuse_model(model: ModelOptions, reason: str) -> None:
-    for name in ("model", "revision"):
-        if getattr(model, name) is not None:
-            raise ParameterError(f"--{name} {reason}")
+def _refuse(options: Mapping[str, object], reason: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ParameterError(f"{name} {reason}")
 
 
 def _batch_sizes(experiments: Sequence[Experiment], text: str) -> tuple[int, ...]:

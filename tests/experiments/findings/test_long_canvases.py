@@ -137,9 +137,13 @@ def test_nothing_fits() -> None:
     assert len(result.left_out) == len(result.findings) == 1
 
 
-def test_a_model_is_refused(tmp_path: Path) -> None:
-    refused = run("long_canvases", "--model", "x", "--out", str(tmp_path))
-    assert_one_line_error(refused, "--model does not apply to long_canvases, which is counted without weights")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("--model", "x"), ("--judge", "x"), ("--dtype", "float16"), ("--device", "cpu"), ("--num-prompts", "3")],
+)
+def test_what_needs_a_model_is_refused(name: str, value: str, tmp_path: Path) -> None:
+    refused = run("long_canvases", name, value, "--out", str(tmp_path))
+    assert_one_line_error(refused, f"{name} does not apply to long_canvases, which is counted without weights")
 
 
 def total(num_generated: int, full_ratio: float, **other: Any) -> Row:
