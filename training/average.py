@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.out.resolve() in (arguments.first.resolve(), arguments.second.resolve()):
+        parser.error(f"--out is {arguments.out}, one of the two that are read; give another folder")
     legs = [json.loads((folder / "training.json").read_text()) for folder in (arguments.first, arguments.second)]
     save_checkpoint(
         average(arguments.first, arguments.second, arguments.share),

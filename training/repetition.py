@@ -24,7 +24,7 @@ NGRAM: Final = 3
 # Generated tokens of the canvases of one pool, and their shares; every canvas is decoded in as many steps.
 LENGTHS: Final = {64: 0.4, 128: 0.4, 256: 0.2}
 NUM_STEPS: Final = 64
-# Keeps the logarithm of 1 - p finite.
+# Keeps the logarithm of 1 - p finite; what is surer than that is past teaching by it.
 MAX_PROBABILITY: Final = 1 - 1e-5
 
 
@@ -73,7 +73,7 @@ def completes_repeat(tokens: Tensor, decided: Tensor) -> Tensor:
 
 
 def unlikelihood(logits: Tensor, tokens: Tensor) -> Tensor:
-    """-log(1 - p) of each token [M] under logits [M, V], in nats."""
+    """-log(1 - p) of each token [M] under logits [M, V], in nats; without gradient where p is above MAX_PROBABILITY."""
     chosen = logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0].exp()
     return -torch.log1p(-chosen.clamp(max=MAX_PROBABILITY))
 

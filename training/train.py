@@ -187,14 +187,20 @@ class Trainer:
         )
 
     def _steps_in(self, minutes: float) -> int:
-        """How many steps fit, by the time of a few at rate zero."""
+        """How many steps fit, by the time of a few at rate zero and of one pool, if any are decoded."""
         num_timed = 20
         _synchronize(self.ranks.device)
         begin = time.perf_counter()
         for _ in range(num_timed):
             self.step(0.0)
         _synchronize(self.ranks.device)
-        seconds = self.ranks.agree((time.perf_counter() - begin) / num_timed)
+        each = (time.perf_counter() - begin) / num_timed
+        if self.repeats is not None:
+            begin = time.perf_counter()
+            self.repeats.refill()
+            _synchronize(self.ranks.device)
+            each += (time.perf_counter() - begin) / self.settings.decode_every
+        seconds = self.ranks.agree(each)
         return max(num_timed, int(minutes * 60 / seconds))
 
     def _log(self, step: int, num_steps: int, seconds: float) -> None:

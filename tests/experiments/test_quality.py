@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import pytest
+import torch
 
+from surelock.errors import ModelNotFoundError
 from surelock.eval.judge import Judge
 from surelock.experiments.prompts import Text
-from surelock.experiments.quality import TextJudge
+from surelock.experiments.quality import TextJudge, load_judge
+from surelock.experiments.workbench import Options, Workbench
+
+CPU: Final = torch.device("cpu")
 
 
 @dataclass
@@ -52,3 +58,9 @@ def test_a_changed_run_is_scored_anew() -> None:
     before = scored.row(outputs, outputs)["gen_ppl"]
     outputs[0] = _run("aaaa")[0]
     assert scored.row(outputs, outputs)["gen_ppl"] == pytest.approx(before**4)
+
+
+def test_a_judge_is_not_looked_for_on_the_hub_if_offline() -> None:
+    bench = SimpleNamespace(options=Options(judge="nobody/nothing", offline=True), llm=SimpleNamespace(device=CPU))
+    with pytest.raises(ModelNotFoundError, match="offline mode is on"):
+        load_judge(cast(Workbench, bench))

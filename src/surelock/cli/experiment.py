@@ -129,6 +129,7 @@ def experiment(
         batch_sizes=None if batch_sizes is None else _batch_sizes(experiments, batch_sizes),
         judge=judge,
         seed=seed,
+        offline=model.offline,
     )
     needs_text = {"--prompts": prompts, "--num-prompts": num_prompts, "--judge": judge}
     check_output(out)

@@ -100,4 +100,9 @@ def load_judge(bench: Workbench) -> Judge:
     from surelock.eval.judge import Judge
 
     chosen = bench.options.judge
-    return Judge.load(chosen, device=bench.llm.device, dtype=torch.float32 if chosen is None else None)
+    return Judge.load(
+        chosen,
+        device=bench.llm.device,
+        dtype=torch.float32 if chosen is None else None,
+        offline=True if bench.options.offline else None,
+    )

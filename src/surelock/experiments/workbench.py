@@ -31,6 +31,7 @@ class Options:
         num_prompts, lengths, batch_sizes: in place of an experiment's own; None for those.
         judge: folder or hub id of the causal language model that computes Gen-PPL; None for the shipped one.
         seed: of the bootstrap and of drawn tasks.
+        offline: read the judge from files that are there.
     """
 
     quick: bool = False
@@ -39,6 +40,7 @@ class Options:
     batch_sizes: tuple[int, ...] | None = None
     judge: str | None = None
     seed: int = 0
+    offline: bool = False
 
     def settings(self, paper: Settings, quick: Settings) -> Settings:
         """The paper's settings or the quick ones, with what was chosen in their place."""
