@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 import pytest
 import torch
 
-from surelock.errors import ModelNotFoundError
 from surelock.eval.judge import Judge
 from surelock.experiments.prompts import Text
 from surelock.experiments.quality import TextJudge, load_judge
@@ -60,7 +59,10 @@ def test_a_changed_run_is_scored_anew() -> None:
     assert scored.row(outputs, outputs)["gen_ppl"] == pytest.approx(before**4)
 
 
-def test_a_judge_is_not_looked_for_on_the_hub_if_offline() -> None:
-    bench = SimpleNamespace(options=Options(judge="nobody/nothing", offline=True), llm=SimpleNamespace(device=CPU))
-    with pytest.raises(ModelNotFoundError, match="offline mode is on"):
-        load_judge(cast(Workbench, bench))
+@pytest.mark.parametrize(("offline", "told"), [(True, True), (False, None)])
+def test_offline_reaches_the_judge(offline: bool, told: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(Judge, "load", lambda model, **options: given.update(model=model, **options))
+    bench = SimpleNamespace(options=Options(judge="some/judge", offline=offline), llm=SimpleNamespace(device=CPU))
+    load_judge(cast(Workbench, bench))
+    assert given == {"model": "some/judge", "device": CPU, "dtype": None, "offline": told}
