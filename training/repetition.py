@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from statistics import fmean
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from surelock.eval.metrics import distinct_n
+from training.batches import MASK
 from training.canvas import PROMPT_LENGTH
 from training.model import MaskedDiffusionModel
 
-MASK: Final = 1
 NGRAM: Final = 3
 # Generated tokens of the canvases of one pool, and their shares; every canvas is decoded in as many steps.
 LENGTHS: Final = {64: 0.4, 128: 0.4, 256: 0.2}
@@ -80,8 +82,7 @@ def unlikelihood(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def distinct_trigrams(tokens: Tensor) -> float:
     """Different n-grams over all of them, mean over the rows of tokens [B, N]."""
-    grams = tokens.unfold(1, NGRAM, 1).tolist()
-    return sum(len({tuple(gram) for gram in row}) / len(row) for row in grams) / len(grams)
+    return fmean(distinct_n(row, NGRAM) for row in tokens.tolist())
 
 
 class SelfDecoded:

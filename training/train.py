@@ -120,19 +120,20 @@ class Trainer:
 
     def step(self, share: float) -> None:
         """One optimizer step at `share` of the top rates."""
+        num_tokens = self.micro_tokens * self.num_micro * self.ranks.count
         for _ in range(self.num_micro):
             batch: Batch = next(self.batches).to(self.ranks.device)
             with torch.autocast(self.ranks.device.type, torch.bfloat16):
                 logits = self.forward(batch.inputs, batch.positions, batch.starts)
                 loss, per_token = denoising_loss(logits, batch.targets, batch.weights)
             # Rows weigh what they mask, so the sum over a batch is about its number of tokens.
-            (loss / (self.micro_tokens * self.num_micro * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
+            (loss / num_tokens).backward()  # type: ignore[no-untyped-call]
             self.losses.add(per_token, batch)
         if self.repeats is not None:
             if self.num_steps_made % self.settings.decode_every == 0:
                 self.repeats.refill()
             against = self.settings.unlikelihood * self.repeats.loss()
-            (against / (self.micro_tokens * self.num_micro * self.ranks.count)).backward()  # type: ignore[no-untyped-call]
+            (against / num_tokens).backward()  # type: ignore[no-untyped-call]
         self.num_steps_made += 1
         self.ranks.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from training import repetition
+from training.batches import MASK
 from training.checkpoint import load_weights
 from training.model import MaskedDiffusionModel, Shape
 from training.repetition import (
-    MASK,
     NUM_STEPS,
     SelfDecoded,
     completes_repeat,

@@ -134,8 +134,9 @@ def count(options: Options) -> Result:
         for rule, schedule in SCRIPTS.items():
             own = Run.scripted(schedule, settings.num_prompt, length.num_generated)
             head = {"num_generated": length.num_generated, "rule": rule}
-            rows.append(_total_row(config, own, length, settings.num_prompt, rule))
-            steps += [head | row for row in _step_rows(own, own.parts(config))]
+            parts = own.parts(config)
+            rows.append(_total_row(config, own, parts, length, settings.num_prompt, rule))
+            steps += [head | row for row in _step_rows(own, parts)]
     return Result(
         number=FINDING.number,
         name=FINDING.name,
@@ -168,7 +169,9 @@ def count(options: Options) -> Result:
     )
 
 
-def _total_row(config: ModelConfig, own: Run, length: Length, num_prompt: int, rule: str) -> Row:
+def _total_row(
+    config: ModelConfig, own: Run, parts: dict[str, Counts], length: Length, num_prompt: int, rule: str
+) -> Row:
     flops = request_flops(
         config,
         active_rows=own.active.tolist(),
@@ -176,7 +179,6 @@ def _total_row(config: ModelConfig, own: Run, length: Length, num_prompt: int, r
         masked_rows=own.masked.tolist(),
         candidate_rows=own.tested.tolist(),
     )
-    parts = own.parts(config)
     total = {name: int(values.sum()) for name, values in parts.items()}
     last = sum(int(parts[name][-1]) for name in ("linear", "attention", "head"))
     exact, full = flops["exact"], flops["full"]
