@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from surelock.errors import ParameterError, shown
+from surelock.whole_file import write_whole
 
 FILE_NAME: Final = "surelock_calibration.json"
 FORMAT: Final = 1
@@ -171,9 +172,4 @@ def write_calibration(path: Path, content: Mapping[str, Any]) -> None:
     assert content.keys() <= KEYS
     check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

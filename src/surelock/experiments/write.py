@@ -13,6 +13,7 @@ from surelock.environment import environment
 from surelock.errors import ParameterError
 from surelock.experiments.result import Result, Table
 from surelock.result_folder import check_folder
+from surelock.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     # Last, as `surelock report` goes by it: whatever it names is there, also if the run is cut off here.
     written[folder / f"{result.name}.json"] = (json.dumps(content, indent=1) + "\n").encode()
     for path, data in written.items():
-        _replace(path, data)
+        write_whole(path, data)
     return list(written)
 
 
@@ -105,16 +106,6 @@ def image(figure: Figure, suffix: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "surelock", "svg.fonttype": "none"}):
         figure.savefig(content, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else {})
     return content.getvalue()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or leave what is there."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _heading(name: str) -> str:
