@@ -112,10 +112,9 @@ def test_flops_count_both_streams_and_every_row_whose_logits_were_computed(llm: 
     for update, canvas, locked in before(updates):
         num_active += locked.count(False)
         num_scored += len(update.kl)
-        # 20 steps for two blocks of 8: ten each, of which the last two are idle and propose nothing.
-        block, index = divmod(update.step - 1, 10)
-        if index < BLOCK:
-            num_proposed += canvas[: len(IDS) + BLOCK * (block + 1)].count(None)
+        # 20 steps for two blocks of 8: ten each, of which the last two would be idle and are not run.
+        block = (update.step - 1) // BLOCK
+        num_proposed += canvas[: len(IDS) + BLOCK * (block + 1)].count(None)
     assert num_proposed != num_scored
     stats = output_of(updates).stats
     assert stats.flops["exact"]["base"] == 2 * num_steps * num_positions * row

@@ -119,8 +119,9 @@ class SamplingParams:
     Args:
         max_tokens: masked positions appended to the prompt. 0 only with gaps in `canvas_token_ids`.
         steps: denoising steps over the whole canvas. None: one for each masked position (under `allow_mask` those of
-            the prompt are not counted, unless max_tokens is 0). More than there are masked positions runs the official
-            sampler's idle steps; fewer than there are blocks is raised to that number.
+            the prompt are not counted, unless max_tokens is 0). Steps beyond one for each mask of a block are not run,
+            except under `allow_mask`, where they commit nothing, as in the official sampler. Every block gets at least
+            one step.
         block_length: positions of a semi-autoregressive block. None: one block, fully parallel.
         temperature: scale of the Gumbel noise added to the logits when a token is chosen. 0: argmax.
         cfg_scale: classifier-free guidance w: logits = u + (w + 1)(c - u), u computed with the prompt masked.

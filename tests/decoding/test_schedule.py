@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from surelock.decoding.schedule import BlockPlan, plan, quota
+from surelock.decoding.schedule import BlockPlan, Blocks, plan, quota
 from surelock.params import SamplingParams
 
 
@@ -28,8 +30,16 @@ def test_uneven_shares_go_to_the_first_steps() -> None:
     assert commits(SamplingParams(max_tokens=24, steps=10, block_length=12)) == [[3, 3, 2, 2, 2], [3, 3, 2, 2, 2]]
 
 
-def test_more_steps_than_tokens_idle_at_the_end_of_each_block() -> None:
-    assert commits(SamplingParams(max_tokens=4, steps=8, block_length=2)) == [[1, 1, 0, 0], [1, 1, 0, 0]]
+def test_idle_steps_at_the_end_of_each_block_are_left_out_and_said() -> None:
+    params = SamplingParams(max_tokens=4, steps=8, block_length=2)
+    assert commits(params) == [[1, 1], [1, 1]]
+    assert plan(params, 3, 0).notes == ("4 of 8 steps would have nothing to commit and are not run",)
+
+
+def test_parity_with_the_official_sampler_keeps_them() -> None:
+    params = SamplingParams(max_tokens=4, steps=8, block_length=2, allow_mask=True)
+    assert commits(params) == [[1, 1, 0, 0], [1, 1, 0, 0]]
+    assert plan(params, 3, 0).notes == ()
 
 
 def test_the_last_block_may_be_shorter_and_the_first_blocks_get_the_odd_steps() -> None:
@@ -61,7 +71,7 @@ def test_allow_mask_counts_as_the_official_sampler_does() -> None:
     steps=st.none() | st.integers(1, 150),
     block_length=st.none() | st.integers(1, 80),
 )
-def test_every_mask_is_committed_once_in_the_steps_asked_for(
+def test_every_mask_is_committed_once_in_no_more_steps_than_asked_for(
     max_tokens: int, steps: int | None, block_length: int | None
 ) -> None:
     params = SamplingParams(max_tokens=max_tokens, steps=steps, block_length=block_length)
@@ -70,8 +80,12 @@ def test_every_mask_is_committed_once_in_the_steps_asked_for(
     assert sum(map(sum, per_step)) == max_tokens
     ends = [3, *(block.end for block in blocks)]
     assert [sum(block) for block in per_step] == [stop - start for start, stop in pairwise(ends)]
+    assert all(commit for block in per_step for commit in block)
     wanted = max_tokens if steps is None else max(steps, len(blocks))
-    assert sum(map(len, per_step)) == wanted
+    num_steps = sum(map(len, per_step))
+    # Fewer only where a block has fewer masks than its share of the steps.
+    shares = [wanted // len(blocks) + (index < wanted % len(blocks)) for index in range(len(blocks))]
+    assert num_steps == sum(map(min, shares, map(sum, per_step))) if steps is not None else num_steps == max_tokens
     assert all(earlier >= later for block in per_step for earlier, later in pairwise(block))
 
 
@@ -79,3 +93,33 @@ def test_every_mask_is_committed_once_in_the_steps_asked_for(
 def test_locate(step: int, block: int, index: int) -> None:
     schedule = plan(SamplingParams(max_tokens=10, steps=8, block_length=4), 5, 0)
     assert schedule.locate(step) == (schedule.blocks[block], index)
+
+
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 60), st.integers(1, 70), st.integers(0, 99), st.booleans()),
+        min_size=1,
+    ),
+    block=st.integers(0, 5),
+    num_masks=st.integers(0, 40),
+    index=st.integers(0, 9),
+)
+def test_tensors_and_integers_get_the_same_numbers(
+    requests: list[tuple[int, int, int, int, bool]], block: int, num_masks: int, index: int
+) -> None:
+    columns = [torch.tensor([int(each[field]) for each in requests]) for field in range(5)]
+    together = Blocks(*columns)
+
+    def full(value: int) -> Tensor:
+        return torch.full((len(requests),), value)
+
+    num_steps = together.num_steps(full(block), full(num_masks))
+    got = torch.stack(
+        (together.num, together.end(full(block)), together.counted_from(full(block)), num_steps,
+         quota(full(num_masks), num_steps, full(index)))
+    )  # fmt: skip
+    for numbers, column in zip(requests, got.T.tolist(), strict=True):
+        alone = Blocks(*map(int, numbers))
+        steps = alone.num_steps(block, num_masks)
+        expected = [alone.num, alone.end(block), alone.counted_from(block), steps, quota(num_masks, steps, index)]
+        assert column == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from surelock.decoding.canvas import Canvas, PositionState
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockNumbers
+from surelock.decoding.schedule import Blocks
 from surelock.decoding.selection import AllActive
-from surelock.decoding.step import Method, StepCounts, StepKind, StepPlan, StepResult, denoise_step
+from surelock.decoding.step import Method, StepCounts, StepInputs, StepKind, StepResult, denoise_step, look_ahead
 from surelock.decoding.unmasking import POLICIES
 from surelock.ops.head_logits import Head
 
@@ -40,22 +42,24 @@ def canvas_of(*canvases: list[int | None]) -> Canvas:
     return canvas
 
 
-def plan_of(step: int, *, slots: int = 1, quota: int = 1, end: int = 99, **lock: float) -> StepPlan:
+def inputs_of(canvas: Canvas, *, block_length: int = 99, **lock: float) -> StepInputs:
+    """One token a step; the blocks begin at position 0."""
+
     def column(value: float, dtype: torch.dtype) -> Tensor:
-        return torch.full((slots,), value, dtype=dtype)
+        return torch.full((canvas.num_slots,), value, dtype=dtype)
 
     integer, real, flag = torch.int64, torch.float64, torch.bool
     numbers = {"kl_threshold": 1e-3, "percentile": torch.nan, "min_visible_steps": 1, **lock}
     has_gate = numbers["percentile"] == numbers["percentile"]
-    return StepPlan(
+    return StepInputs(
         kind=StepKind(has_gate=has_gate, measures_late=numbers["min_visible_steps"] == 0),
-        step=column(step, integer),
-        counted_from=column(0, integer),
-        block_end=column(end, integer),
-        # More steps than masks: the first ones commit one token each, the others none.
-        block_steps=column(1000, integer),
-        block_index=column(0 if quota else 999, integer),
-        tests_locks=column(True, flag),
+        blocks=Blocks(
+            num_prompt=column(0, integer),
+            num_appended=column(canvas.length, integer),
+            length=column(block_length, integer),
+            steps=column(0, integer),
+            is_parity=column(0, integer),
+        ),
         seed=column(0, integer),
         temperature=column(0, real),
         allow_mask=column(False, flag),
@@ -76,9 +80,12 @@ def counts_of(result: StepResult, slot: int = 0) -> StepCounts:
     return StepCounts(*result.counts[:, slot].tolist())
 
 
-def run(canvas: Canvas, plan: StepPlan, model: Scripted) -> StepResult:
+def run(canvas: Canvas, model: Scripted, **numbers: Any) -> StepResult:
+    """One step of a batch that has just been put, or has done some steps."""
     method = Method(AllActive(), POLICIES, KLRule(), Head(torch.eye(VOCAB)), MASK)
-    return denoise_step(canvas, plan, method, model)
+    inputs = inputs_of(canvas, **numbers)
+    look_ahead(canvas, inputs, method)
+    return denoise_step(canvas, inputs, method, model)
 
 
 def still(step: int, slot: int, position: int) -> list[float]:
@@ -88,86 +95,88 @@ def still(step: int, slot: int, position: int) -> list[float]:
 
 def test_the_most_confident_masked_position_before_the_block_end_is_committed() -> None:
     canvas = canvas_of([2, None, None, None])
-    result = run(canvas, plan_of(1, end=3), Scripted(still))
+    result = run(canvas, Scripted(still), block_length=3)
     assert result.committed.tolist() == [[False, False, True, False]]
     assert canvas.tokens.tolist() == [[2, MASK, 1, MASK]]
-    assert counts_of(result).num_proposed == 2
+    assert counts_of(result).proposed == 2
 
 
 def test_mask_is_never_proposed_and_confidence_is_the_raw_softmax() -> None:
     canvas = canvas_of([None])
-    result = run(canvas, plan_of(1), Scripted(lambda *_: [0.0, 2.0, 0.0, 0.0, 0.0, 9.0]))
+    result = run(canvas, Scripted(lambda *_: [0.0, 2.0, 0.0, 0.0, 0.0, 9.0]))
     assert canvas.tokens.tolist() == [[1]]
     raw = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 9.0]).softmax(0)[1]
     torch.testing.assert_close(result.confidence[0, 0], raw)
 
 
 def test_default_rule_locks_a_generated_position_one_forward_after_its_token_was_read() -> None:
-    canvas, model = canvas_of([2, None, None]), Scripted(still)
+    canvas, model = canvas_of([2, None, None, None]), Scripted(still)
     states = []
-    for step in (1, 2, 3):
-        run(canvas, plan_of(step), model)
+    for _ in range(3):
+        run(canvas, model)
         states.append(canvas.state.tolist()[0])
     masked, unmasked, locked = PositionState
     assert states == [
-        [unmasked, masked, unmasked],  # nothing locks at t = 1: there is no posterior before it
-        [locked, unmasked, locked],  # position 2 was committed at 1 and read at 2
-        [locked, locked, locked],
+        [unmasked, masked, masked, unmasked],  # nothing locks at t = 1: there is no posterior before it
+        [locked, masked, unmasked, locked],  # position 3 was committed at 1 and read at 2
+        [locked, unmasked, unmasked, locked],  # nothing locks in the last step
     ]
-    assert canvas.locked_at.tolist() == [[2, 3, 2]]
-    assert model.ran == [[(0, 0), (0, 1), (0, 2)], [(0, 0), (0, 1), (0, 2)], [(0, 1)]]
+    assert canvas.locked_at.tolist() == [[2, 0, 0, 2]]
+    assert model.ran == [[(0, 0), (0, 1), (0, 2), (0, 3)], [(0, 0), (0, 1), (0, 2), (0, 3)], [(0, 1), (0, 2)]]
+    assert canvas.done.tolist() == [True]
 
 
 def test_literal_rule_locks_in_the_step_that_commits() -> None:
-    canvas, model = canvas_of([2, None, None]), Scripted(still)
-    run(canvas, plan_of(1, min_visible_steps=0), model)
-    result = run(canvas, plan_of(2, min_visible_steps=0), model)
-    assert result.committed.tolist() == [[False, True, False]]
-    assert canvas.state.tolist() == [[PositionState.LOCKED] * 3]
-    assert counts_of(result).num_ghosts == 1
+    canvas, model = canvas_of([2, None, None, None]), Scripted(still)
+    run(canvas, model, min_visible_steps=0)
+    result = run(canvas, model, min_visible_steps=0)
+    assert result.committed.tolist() == [[False, False, True, False]]
+    locked = PositionState.LOCKED
+    assert canvas.state.tolist() == [[locked, PositionState.MASKED, locked, locked]]
+    assert counts_of(result).ghosts == 1
 
 
 def test_a_posterior_that_moves_does_not_lock() -> None:
     def moving(step: int, slot: int, position: int) -> list[float]:
         return [float(step) if position == 0 else 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
-    canvas, model = canvas_of([2, 3]), Scripted(moving)
-    for step in (1, 2, 3):
-        run(canvas, plan_of(step, quota=0), model)
-    assert canvas.locked_at.tolist() == [[0, 2]]
+    canvas, model = canvas_of([2, 3, None, None, None, None]), Scripted(moving)
+    for _ in range(3):
+        run(canvas, model)
+    assert canvas.locked_at[0, :2].tolist() == [0, 2]
 
 
 def test_both_visible_waits_one_forward_more_for_generated_positions() -> None:
-    canvas, model = canvas_of([2, None]), Scripted(still)
-    for step in (1, 2, 3):
-        run(canvas, plan_of(step, kl_both_visible=True), model)
-    assert canvas.locked_at.tolist() == [[2, 3]]
+    canvas, model = canvas_of([2, None, None, None, None]), Scripted(still)
+    for _ in range(3):
+        run(canvas, model, kl_both_visible=True)
+    assert canvas.locked_at.tolist() == [[2, 0, 0, 0, 3]]
 
 
 def test_gate_holds_back_the_unsure_and_counts_them() -> None:
-    canvas, model = canvas_of([2, 3, 1, 2, 2, 3]), Scripted(still)
-    run(canvas, plan_of(1, quota=0, percentile=20), model)
-    result = run(canvas, plan_of(2, quota=0, percentile=20), model)
-    # floor(0.2 * 5) + 1 = 2 of 6 candidates pass: the surest, which are the last.
-    assert result.locked.tolist() == [[False, False, False, False, True, True]]
-    assert counts_of(result).num_gate_blocked == 4
+    canvas, model = canvas_of([None, None, None, 2, 3, 1, 2, 2, 3]), Scripted(still)
+    run(canvas, model, percentile=20)
+    result = run(canvas, model, percentile=20)
+    # floor(0.2 * 6) + 1 = 2 of 7 candidates pass: the surest, which are the last.
+    assert result.locked.tolist() == [[*[False] * 7, True, True]]
+    assert counts_of(result).gate_blocked == 5
 
 
 def test_prompt_rule_locks_prompts_whatever_their_divergence() -> None:
-    canvas = canvas_of([2, None, None])
+    canvas = canvas_of([2, None, None, None])
     model = Scripted(lambda step, slot, position: [3.0 * step, 1.0, 5.0 * (step % 2), 0.0, 0.0, 0.0])
-    run(canvas, plan_of(1, prompt_lock_step=2, kl_threshold=0), model)
-    run(canvas, plan_of(2, prompt_lock_step=2, kl_threshold=0), model)
-    assert canvas.locked_at.tolist() == [[2, 0, 0]]
+    run(canvas, model, prompt_lock_step=2, kl_threshold=0)
+    run(canvas, model, prompt_lock_step=2, kl_threshold=0)
+    assert canvas.locked_at.tolist() == [[2, 0, 0, 0]]
 
 
 def test_requests_of_a_batch_do_not_touch_each_other() -> None:
     together = canvas_of([2, None, None], [None, 1, 3, None, None])
     alone = canvas_of([None, 1, 3, None, None])
     several, single = Scripted(still), Scripted(still)
-    for step in (1, 2, 3, 4):
-        run(together, plan_of(step, slots=2), several)
-        run(alone, plan_of(step), single)
+    for _ in range(4):
+        run(together, several)
+        run(alone, single)
     assert together.tokens[1].tolist() == alone.tokens[0].tolist()
     assert together.locked_at[1].tolist() == alone.locked_at[0].tolist()
 
@@ -175,8 +184,7 @@ def test_requests_of_a_batch_do_not_touch_each_other() -> None:
 def test_a_step_without_rows_is_fine() -> None:
     canvas = canvas_of([2, 3])
     canvas.clear(0)
-    result = run(canvas, plan_of(1), Scripted(still))
-    assert not result.rows.any()
+    assert counts_of(run(canvas, Scripted(still))).rows == 0
 
 
 def test_non_finite_logits_fail_their_own_request_only() -> None:
@@ -184,7 +192,7 @@ def test_non_finite_logits_fail_their_own_request_only() -> None:
         return [float("nan") if slot == 0 else 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
     canvas = canvas_of([2, None], [2, None])
-    result = run(canvas, plan_of(1, slots=2), Scripted(broken))
+    result = run(canvas, Scripted(broken))
     assert [counts_of(result, slot).failed for slot in (0, 1)] == [1, 0]
     assert not canvas.active[0].any()
     assert canvas.tokens[1].tolist() == [2, 1]

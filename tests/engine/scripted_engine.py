@@ -20,7 +20,6 @@ class ScriptedEngine:
     Args:
         held: each step waits for `go`, so that a test decides what happens while it is under way.
         on_step: called within each step with its number; raises to fail it.
-        late: as on a GPU, what a step found is told by the next call.
     """
 
     def __init__(
@@ -28,10 +27,9 @@ class ScriptedEngine:
         num_slots: int = 4,
         *,
         held: bool = False,
-        late: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> None:
-        self.held, self.late, self.on_step = held, late, on_step
+        self.held, self.on_step = held, on_step
         self.go = threading.Semaphore(0)
         self.in_step = threading.Event()
         self.waiting: list[Request] = []
@@ -43,7 +41,6 @@ class ScriptedEngine:
         self.num_requests = 0
         self.threads: set[int] = set()
         self._free_slots = list(range(num_slots))
-        self._untold: list[Request] = []
 
     @property
     def has_unfinished(self) -> bool:
@@ -73,21 +70,19 @@ class ScriptedEngine:
             request = self.waiting.pop(0)
             request.slot = self._free_slots.pop()
             self.running.append(request)
-        if not self.late:
-            self._untold = list(self.running)
         self.in_step.set()
         if self.held and not self.go.acquire(timeout=WAIT_SECONDS):
             raise TimeoutError("no test let this step go on")
         if self.on_step is not None:
             self.on_step(self.num_steps)
-        snapshots = [self._told(request) for request in self._untold if request in self.running]
-        self._untold = list(self.running)
+        snapshots = [self._told(request) for request in list(self.running)]
         return [snapshot for snapshot in snapshots if watched or snapshot.request.is_finished]
 
     def _told(self, request: Request) -> Snapshot:
         request.active_rows.append(1)
         request.failed = request.id in self.broken
         request.error = self.broken.get(request.id)
+        request.is_finished = request.failed or request.step == request.num_steps
         if request.is_finished:
             self._release(request)
         return Snapshot(request, [request.step], [], [], [], [], {})

@@ -70,9 +70,8 @@ def test_a_stream_gives_every_step_and_ends() -> None:
     assert not fake.has_unfinished
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_200_streams_at_once(late: bool) -> None:
-    fake = ScriptedEngine(num_slots=16, late=late)
+def test_200_streams_at_once() -> None:
+    fake = ScriptedEngine(num_slots=16)
     chance = random.Random(5)
 
     async def one(engine: AsyncEngine, number: int) -> None:
@@ -425,9 +424,8 @@ def test_an_engine_that_loses_a_request_does_not_leave_its_caller_waiting(monkey
 
 
 @pytest.mark.parametrize("drain", [True, False])
-@pytest.mark.parametrize("late", [False, True])
-def test_closing_finishes_or_drops_what_was_accepted(drain: bool, late: bool) -> None:
-    fake = ScriptedEngine(num_slots=1, held=True, late=late)
+def test_closing_finishes_or_drops_what_was_accepted(drain: bool) -> None:
+    fake = ScriptedEngine(num_slots=1, held=True)
 
     async def test() -> None:
         engine = AsyncEngine(fake)

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surelock.config import EngineConfig
-from surelock.decoding.step import StepResult
-from surelock.engine.device_batch import DeviceBatch
+from surelock.engine.device_batch import DeviceBatch, Launched
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
@@ -53,7 +52,7 @@ def test_active_rows_never_grow_and_cover_the_masks(lock: LockParams, steps: int
     engine = Engine(tiny_model(), EngineConfig(poison=True))
     request = engine.add_request(prompt(3), SamplingParams(max_tokens=20, steps=steps, lock=lock))
     finish(engine)
-    assert len(request.active_rows) == request.step == steps
+    assert len(request.active_rows) == request.step == min(steps, 20)
     assert request.active_rows[0] == 30
     assert all(later <= earlier for earlier, later in zip(request.active_rows, request.active_rows[1:], strict=False))
     # Quota per step is at most ceil(20 / steps), so this many are still masked before step t.
@@ -180,8 +179,8 @@ def test_memory_that_runs_out_is_survived_with_fewer_rows(
     launch = DeviceBatch.launch
     num_rows_run: list[int] = []
 
-    def scarce(self: DeviceBatch, running: Sequence[Request]) -> StepResult:
-        num_rows = sum(request.num_rows_bound for request in running)
+    def scarce(self: DeviceBatch, running: Sequence[Request]) -> Launched:
+        num_rows = sum(request.num_rows for request in running)
         if num_rows > 50:
             raise torch.OutOfMemoryError("CUDA out of memory")
         num_rows_run.append(num_rows)
@@ -203,8 +202,8 @@ def test_one_request_that_memory_cannot_hold_fails_alone(monkeypatch: pytest.Mon
     model = tiny_model()
     launch = DeviceBatch.launch
 
-    def scarce(self: DeviceBatch, running: Sequence[Request]) -> StepResult:
-        if sum(request.num_rows_bound for request in running) > 40:
+    def scarce(self: DeviceBatch, running: Sequence[Request]) -> Launched:
+        if sum(request.num_rows for request in running) > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return launch(self, running)
 

@@ -1,4 +1,4 @@
-"""What captured steps rest on: buckets, and steps that are padded and run ahead of the host.
+"""What captured steps rest on: buckets, and steps that are padded.
 
 Capturing itself needs a GPU (tests/gpu); `Replayed` stands in for it here. That such steps give the oracle's tokens is
 in test_engine_matches_naive.py.
@@ -6,6 +6,7 @@ in test_engine_matches_naive.py.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from surelock.decoding.packing import cells_of
 from surelock.engine.engine import Engine
 from surelock.engine.graphs import bucket
 from surelock.engine.request import Request
+from surelock.errors import EngineError
 from surelock.params import LockParams, SamplingParams
 from tests.engine.replayed import Replayed
 from tests.tiny import MASK, tiny_model
@@ -61,25 +63,40 @@ def run(engine: Engine, wanted: list[tuple[list[int], SamplingParams]], watched:
     return {request: tokens[request] for request in requests}
 
 
-def test_results_come_one_step_late_and_nothing_is_launched_too_often() -> None:
-    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
-    request = engine.add_request(prompt(1), SamplingParams(max_tokens=5, lock=None))
-    launched, known = [], []
-    while engine.has_unfinished:
-        engine.step(watched=False)
-        launched.append(request.num_launched)
-        known.append(request.step)
-    assert launched == [1, 2, 3, 4, 5, 5]
-    assert known == [0, 1, 2, 3, 4, 5]
-
-
-def test_a_watched_step_is_known_when_it_returns() -> None:
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_step_is_known_when_it_returns(watched: bool) -> None:
     engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
     request = engine.add_request(prompt(1), SamplingParams(max_tokens=5))
-    engine.step(watched=False)
-    snapshots = engine.step(watched=True)
-    assert [snapshot.request.step for snapshot in snapshots] == [2]
-    assert request.step == request.num_launched == 2
+    for step in range(1, 6):
+        snapshots = engine.step(watched=watched)
+        assert request.step == step
+        assert [snapshot.request for snapshot in snapshots] == [request] * (watched or step == 5)
+    assert not engine.has_unfinished
+
+
+@pytest.mark.parametrize("short", ["num_next", "num_next_proposed", "num_next_tested"])
+def test_a_step_with_too_little_room_ends_the_engine_and_names_what_was_short(short: str) -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
+    lock = LockParams(kl_threshold=0.0)
+    request = engine.add_request(prompt(1, 40), SamplingParams(max_tokens=40, lock=lock))
+    engine.step()
+    setattr(request, short, 1)
+    name = {"num_next": "rows", "num_next_proposed": "proposed", "num_next_tested": "tested"}[short]
+    with pytest.raises(EngineError, match=rf"a step had room for 8 rows \({name}\) and needed \d+"):
+        engine.step()
+    with pytest.raises(EngineError, match="make a new one"):
+        engine.step()
+
+
+def test_guided_rows_that_do_not_fit_are_named_too() -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=Replayed())
+    plain = engine.add_request(prompt(1, 40), SamplingParams(max_tokens=8))
+    guided = engine.add_request(prompt(2, 20), SamplingParams(max_tokens=8, cfg_scale=1.0))
+    engine.step()
+    # The sum stays right.
+    plain.num_next, guided.num_next = plain.num_next + guided.num_next - 1, 1
+    with pytest.raises(EngineError, match=r"a step had room for 8 rows \(guided\) and needed 28"):
+        engine.step()
 
 
 def test_a_run_walks_down_a_few_buckets_and_the_next_run_finds_them() -> None:

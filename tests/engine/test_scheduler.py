@@ -64,17 +64,17 @@ class Batch(RuleBasedStateMachine):
         )
         self.started += [one.id for one in admitted if one.id not in self.started]
         for one in admitted:
-            assert (one.step, one.num_rows_bound) == (0, one.num_positions * one.num_streams)
+            assert (one.step, one.num_rows) == (0, one.num_positions * one.num_streams)
         if self.scheduler.waiting and len(self.scheduler.running) < self.max_batch_size:
             first = self.scheduler.waiting[0]
-            fits_rows = self.scheduler.num_rows + first.num_rows_bound <= self.scheduler.row_cap
+            fits_rows = self.scheduler.num_rows + first.num_rows <= self.scheduler.row_cap
             assert not fits_rows or self.pool.largest_free < first.num_positions * first.num_streams
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
         for one in self.scheduler.running:
-            one.active_rows.append(one.num_rows_bound)
-            one.num_rows_bound = data.draw(st.integers(0, one.num_rows_bound))
+            one.active_rows.append(one.num_next)
+            one.num_next = data.draw(st.integers(0, one.num_next))
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -138,7 +138,7 @@ class Batch(RuleBasedStateMachine):
         while self.scheduler.waiting:
             self.scheduler.admit()
             for one in self.scheduler.running:
-                one.num_rows_bound = 0
+                one.num_next = 0
         assert [one.slot for one in fresh] == list(range(self.max_batch_size))
 
 
@@ -162,9 +162,9 @@ def test_what_locking_frees_the_next_request_uses() -> None:
     batch = scheduler(max_rows=100)
     first, second, third = add(batch, 60, 60, 10)
     assert batch.admit() == [first]
-    first.num_rows_bound = 41
+    first.num_next = 41
     assert batch.admit() == []
-    first.num_rows_bound = 40
+    first.num_next = 40
     # The third would have fitted all the time, but nobody overtakes.
     assert batch.admit() == [second]
     batch.release(first)
@@ -179,7 +179,7 @@ def test_a_request_above_the_budget_runs_alone() -> None:
     batch.release(small)
     assert batch.admit() == [large]
     assert batch.admit() == []
-    large.num_rows_bound = 6
+    large.num_next = 6
     assert batch.admit() == [last]
 
 
@@ -191,7 +191,7 @@ def test_guidance_needs_two_ranges_or_takes_none() -> None:
     batch.add(other)
     assert batch.admit() == [guided]
     assert guided.kv_starts == (1, 11)
-    assert guided.num_rows_bound == 20
+    assert guided.num_rows == 20
     assert pool_of.num_free == 5
     batch.release(guided)
     pool_of.take(14)
@@ -205,7 +205,7 @@ def test_out_of_memory_sends_everybody_back_in_order_and_half_the_rows_start_aga
     batch.admit()
     for one in requests[:4]:
         one.active_rows.append(20)
-    requests[0].num_rows_bound = requests[1].num_rows_bound = 10
+    requests[0].num_next = requests[1].num_next = 10
     assert batch.shrink() == requests
     assert (batch.running, list(batch.waiting)) == ([], requests)
     assert [one.step for one in requests] == [0] * 5
@@ -243,7 +243,7 @@ def test_the_row_cap_is_raised_again() -> None:
     assert batch.row_cap == 20
     assert batch.admit() == [keeps_running]
     batch.release(other)
-    keeps_running.num_rows_bound = 10
+    keeps_running.num_next = 10
     for number in range(NUM_ADMISSIONS_BEFORE_RAISE - 1):
         assert batch.row_cap == 20
         passing = request(number, 10)

@@ -44,7 +44,9 @@ class OneRequest:
         if self.stale:
             told, self.stale = self.stale, []
             return told
-        self.request.count(StepCounts(4, 4, 1, 0, 0, 0, 0, 0))
+        is_done = self.request.step + 1 == PARAMS.max_tokens
+        nothing = dict.fromkeys(StepCounts._fields, 0)
+        self.request.count(StepCounts(**(nothing | {"rows": 4, "next_rows": 4, "proposed": 1, "done": is_done})))
         return [self._snapshot()]
 
     def begin_again(self) -> None:

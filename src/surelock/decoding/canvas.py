@@ -34,8 +34,14 @@ class Canvas:
         age: [S, L] int32, forwards done with the real token as input.
         locked_at: [S, L] int32, 1-based step that locked the position, 0 = never.
         computed_at: [S, L] int32, 1-based step that last computed it, -1 = never.
-        block_masks: [S] int64, masks that the slot's current block began with.
-        failed: [S] bool, the model's output was not finite; such a slot has no active position.
+        step: [S] int64, steps done.
+        block, block_step: [S] int64, the slot's block and the step inside it that comes next, from 0.
+        block_masks, block_steps: [S] int64, masks the block began with, and the steps it has.
+        quota: [S] int64, tokens the next step commits.
+        rows, eligible, tested: [S, L] bool, what the next step computes, which of that may get a token, and which is
+            tested for locking; chosen by `step.look_ahead`.
+        failed: [S] bool, the model's output was not finite. `done`: the request has all its tokens. Such a slot has no
+            active position.
     """
 
     def __init__(
@@ -58,8 +64,10 @@ class Canvas:
         self.age = torch.zeros(shape, dtype=torch.int32, device=device)
         self.locked_at = torch.zeros(shape, dtype=torch.int32, device=device)
         self.computed_at = torch.full(shape, -1, dtype=torch.int32, device=device)
-        self.block_masks = torch.zeros(self.num_slots, dtype=torch.int64, device=device)
-        self.failed = torch.zeros(self.num_slots, dtype=torch.bool, device=device)
+        self.rows, self.eligible, self.tested = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(3))
+        cursor = (torch.zeros(self.num_slots, dtype=torch.int64, device=device) for _ in range(6))
+        self.step, self.block, self.block_step, self.block_masks, self.block_steps, self.quota = cursor
+        self.failed, self.done = (torch.zeros(self.num_slots, dtype=torch.bool, device=device) for _ in range(2))
 
     @property
     def pad(self) -> int:
@@ -88,8 +96,8 @@ class Canvas:
 
     @property
     def active(self) -> Mask:
-        """Positions computed in the next step: all that are not locked."""
-        return (self.state != PositionState.LOCKED) & ~self.failed.unsqueeze(1)
+        """Positions that may be computed in the next step: all that are not locked."""
+        return (self.state != PositionState.LOCKED) & ~(self.failed | self.done).unsqueeze(1)
 
     def put(self, slot: int, token_ids: Tensor, masked: Tensor) -> None:
         """Start a request in `slot`: token_ids [N] int64 with MASK where masked [N] bool."""
@@ -108,7 +116,10 @@ class Canvas:
         self.given[slot] = False
         self.locked_at[slot] = 0
         self.computed_at[slot] = -1
-        self.failed[slot] = False
+        for mask in (self.rows, self.eligible, self.tested):
+            mask[slot] = False
+        for number in self._cursors():
+            number[slot] = 0
 
     def grown(self, num_slots: int, length: int) -> Canvas:
         """A canvas of at least num_slots slots of `length` positions that holds what this one does, or this one."""
@@ -119,8 +130,8 @@ class Canvas:
         new = Canvas(hidden.shape[1], dtype=hidden.dtype, device=self.device, num_slots=num_slots, length=length)
         for theirs, mine in zip(new._positions(), self._positions(), strict=True):
             theirs[: self.num_slots, : self.length] = mine
-        new.block_masks[: self.num_slots] = self.block_masks
-        new.failed[: self.num_slots] = self.failed
+        for theirs, mine in zip(new._cursors(), self._cursors(), strict=True):
+            theirs[: self.num_slots] = mine
         return new
 
     def blank(self) -> Canvas:
@@ -136,7 +147,23 @@ class Canvas:
     def _positions(self) -> tuple[Tensor, ...]:
         """Everything that a position has, [S, L, ...] each."""
         hidden, previous = self._dense(self.flat_hidden), self._dense(self.flat_previous)
-        return self.tokens, self.given, hidden, previous, self.state, self.age, self.locked_at, self.computed_at
+        chosen = self.rows, self.eligible, self.tested
+        return (
+            self.tokens,
+            self.given,
+            hidden,
+            previous,
+            self.state,
+            self.age,
+            self.locked_at,
+            self.computed_at,
+            *chosen,
+        )
+
+    def _cursors(self) -> tuple[Tensor, ...]:
+        """Everything that a slot has, [S] each."""
+        numbers = self.step, self.block, self.block_step, self.block_masks, self.block_steps, self.quota
+        return *numbers, self.failed, self.done
 
     def _dense(self, flat: Tensor) -> Tensor:
         return flat[:-1].view(self.num_slots, self.length, *flat.shape[1:])

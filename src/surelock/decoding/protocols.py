@@ -62,6 +62,20 @@ class LockNumbers:
     prompt_lock_step: Tensor
     has_gate: bool
 
+    @property
+    def locks(self) -> Tensor:
+        """bool [S], whether a position of the slot may ever lock."""
+        return self.kl_threshold >= 0
+
+    @property
+    def measures_late(self) -> Tensor:
+        """bool [S], whether rows other than those that were candidates before the forward may need measuring.
+
+        A token committed now may lock now, or a percentile is over all active rows.
+        """
+        is_over_active = self.percentile.isfinite() & (self.gate_scope == GateScopeCode.ACTIVE)
+        return (self.min_visible_steps == 0) | is_over_active
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

@@ -9,15 +9,17 @@
     21-23   the locking rule locks some of them
     24-25   nothing to do: a locked row's keys and values stay where they are because nobody writes there any more
 
-`compute` is lines 6 to 14 and `decide` the rest. Given a `Capacity`, neither ever waits for the device, so both can be
-captured as CUDA graphs. `forward` is an argument, so a step runs in tests against a scripted model.
+`compute` is lines 6 to 14 and `decide` the rest. `decide` also moves each slot on to its next step and ends with
+`look_ahead`, which chooses and counts what that step will need: the canvas knows where every request is, and the host
+only makes room. Given a `Capacity`, nothing here waits for the device, so all of it can be captured as CUDA graphs.
+`forward` is an argument, so a step runs in tests against a scripted model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ from surelock.decoding.protocols import (
     Scores,
     UnmaskingPolicy,
 )
+from surelock.decoding.schedule import Blocks, quota
 from surelock.ops.head_logits import Head
 from surelock.ops.step_kl import StepKL, step_kl
 
@@ -66,10 +69,9 @@ class StepKind:
     Attributes:
         policies: names of the unmasking policies in use.
         may_sample: a temperature is above 0.
-        may_lock: a request may lock in this step.
+        may_lock: a request may lock.
         has_gate: one of those has a confidence gate.
-        measures_late: rows other than those that were candidates before the forward may need measuring, because a token
-            committed now may lock now or a percentile is over all active rows.
+        measures_late: one of those is `LockNumbers.measures_late`.
     """
 
     policies: frozenset[str] = frozenset({"low_confidence"})
@@ -84,10 +86,12 @@ class Capacity:
     """Rows that a step has room for; None: exactly as many as there are, which waits for the device to count them.
 
     Attributes:
-        rows: computed. `proposed`: that may get a token. `tested`: that may lock.
+        rows: computed. `guided`: those of them that have an unconditional stream.
+        proposed: that may get a token. `tested`: that may lock.
     """
 
     rows: int | None = None
+    guided: int | None = None
     proposed: int | None = None
     tested: int | None = None
 
@@ -96,28 +100,19 @@ EXACT = Capacity()
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What this step is for each of the S slots; tensors [S].
+class StepInputs:
+    """The numbers of the S requests that do not change from step to step; tensors [S].
 
     Attributes:
         kind: what the host knows.
-        step: int64, 1-based.
-        counted_from, block_end: int64, positions between which the block's masks lie when it begins; those before
-            block_end may be committed.
-        block_steps, block_index: int64, steps of the block, and which of them this is, from 0.
-        tests_locks: bool, whether this step may lock: never on the last one, whose output is already fixed.
+        blocks: int64, where their blocks lie.
         seed: int64. `temperature`: float64. `allow_mask`: bool.
         policy: {name of an unmasking policy in use: bool [S]}.
         lock: the locking rule's numbers.
     """
 
     kind: StepKind
-    step: Tensor
-    counted_from: Tensor
-    block_end: Tensor
-    block_steps: Tensor
-    block_index: Tensor
-    tests_locks: Tensor
+    blocks: Blocks[Tensor]
     seed: Tensor
     temperature: Tensor
     allow_mask: Tensor
@@ -125,19 +120,43 @@ class StepPlan:
     lock: LockNumbers
 
 
+class StepCounts(NamedTuple):
+    """What one step counted in one slot; in `StepResult.counts` a row of each name.
+
+    Attributes:
+        rows: positions computed.
+        proposed, scored: rows whose logits were computed to choose a token, and to test for locking.
+        generated_locks: locks outside the prompt. `ghosts`: those whose token was never an input.
+        gate_blocked: rows that passed the divergence test but not the confidence gate.
+        failed: the model's output was not finite. `done`: the request has all its tokens.
+        next_rows, next_proposed, next_tested: what the next step needs room for. The last is an upper bound where
+            requests are measured late, else the exact number, like the others.
+    """
+
+    rows: int
+    proposed: int
+    scored: int
+    generated_locks: int
+    ghosts: int
+    gate_blocked: int
+    failed: int
+    done: int
+    next_rows: int
+    next_proposed: int
+    next_tested: int
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What a step found and has written to the canvas. Dense [S, L] unless said otherwise.
 
     Attributes:
-        rows: positions computed.
         committed: positions that got their token, whose probability is `confidence`.
         kl: +inf where not measured.
         locked: positions locked now.
-        counts: int64 [8, S], see `StepCounts`.
+        counts: int64 [len(StepCounts._fields), S].
     """
 
-    rows: Mask
     committed: Mask
     confidence: Tensor
     kl: Tensor
@@ -145,139 +164,136 @@ class StepResult:
     counts: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class StepCounts:
-    """One slot's column of `StepResult.counts`.
-
-    Attributes:
-        num_rows: positions computed. `num_active`: that will be in the next step.
-        num_proposed, num_scored: rows whose logits were computed to choose a token, and to test for locking.
-        num_gate_blocked: rows that passed the divergence test but not the confidence gate.
-        num_generated_locks: locks outside the prompt. `num_ghosts`: those whose token was never an input.
-        failed: the model's output was not finite.
-    """
-
-    num_rows: int
-    num_active: int
-    num_proposed: int
-    num_scored: int
-    num_generated_locks: int
-    num_ghosts: int
-    num_gate_blocked: int
-    failed: int
-
-
 def denoise_step(
-    canvas: Canvas, plan: StepPlan, method: Method, forward: Forward, capacity: Capacity = EXACT
+    canvas: Canvas, inputs: StepInputs, method: Method, forward: Forward, capacity: Capacity = EXACT
 ) -> StepResult:
-    """One step of every slot; the canvas is changed in place, and keys and values by `forward`."""
-    compute(canvas, method.selector, forward, capacity.rows)
-    return decide(canvas, plan, method, capacity)
+    """One step of every slot; the canvas is changed in place, and keys and values by `forward`.
+
+    A request that has just been put needs a `look_ahead` first.
+    """
+    compute(canvas, forward, capacity.rows)
+    return decide(canvas, inputs, method, capacity)
 
 
-def compute(canvas: Canvas, selector: RowSelector, forward: Forward, num_rows: int | None) -> None:
-    """Lines 6 to 14: bring the hidden rows of the active positions up to date."""
-    cells = cells_of(selector.select(canvas), num_rows)
+def compute(canvas: Canvas, forward: Forward, num_rows: int | None) -> None:
+    """Lines 6 to 14: bring the hidden rows that `look_ahead` chose up to date."""
+    cells = cells_of(canvas.rows, num_rows)
     hidden = forward(canvas, cells)
     canvas.flat_previous[cells] = canvas.flat_hidden[cells]
     canvas.flat_hidden[cells] = hidden
 
 
-def decide(canvas: Canvas, plan: StepPlan, method: Method, capacity: Capacity) -> StepResult:
-    """Lines 15 to 25: commit tokens and lock positions, from the hidden rows that `compute` left."""
-    kind = plan.kind
-    rows, masked = method.selector.select(canvas), canvas.masked
+def decide(canvas: Canvas, inputs: StepInputs, method: Method, capacity: Capacity) -> StepResult:
+    """Lines 15 to 25: commit tokens and lock positions, from the hidden rows that `compute` left, and look ahead."""
+    kind, rows, masked, step = inputs.kind, canvas.rows, canvas.masked, canvas.step + 1
     canvas.age += rows & ~masked
-    before_end = torch.arange(canvas.length, device=rows.device) < plan.block_end.unsqueeze(1)
-    quota = _quota(canvas, plan, masked & before_end)
-    eligible = rows & masked & before_end & (quota > 0).unsqueeze(1)
-    may_lock = _may_lock(canvas, plan, rows) if kind.may_lock else None
     # Most rows to test are known by now: those that were candidates before this step commits anything.
-    tests_early = may_lock is not None and not kind.measures_late and method.locking.needs_scores
-    measured = may_lock.settled if may_lock is not None and tests_early else torch.zeros_like(rows)
+    tests_early = kind.may_lock and not kind.measures_late and method.locking.needs_scores
+    measured = canvas.tested if tests_early else torch.zeros_like(rows)
     # 15, and 17-19 of those rows
-    proposal, scores = _posteriors(canvas, eligible, measured if tests_early else None, plan, method, capacity)
+    proposal, scores = _posteriors(canvas, step, measured if tests_early else None, inputs, method, capacity)
     canvas.failed |= proposal.confidence.isnan().any(1)
     healthy = ~canvas.failed.unsqueeze(1)
     # 16
     chosen = torch.zeros_like(rows)
-    for name, slots in plan.policy.items():
-        chosen |= method.policies[name].select(proposal, eligible & slots.unsqueeze(1), quota)
+    for name, slots in inputs.policy.items():
+        chosen |= method.policies[name].select(proposal, canvas.eligible & slots.unsqueeze(1), canvas.quota)
     committed = chosen & (proposal.token != method.mask_token_id) & healthy
+    _advance(canvas, masked & ~committed, inputs.blocks)
 
     # 17-19
     def measure(where: Mask) -> Scores:
         nonlocal measured, scores
-        if may_lock is not None and not tests_early:
-            measured = where & may_lock.has_previous
+        if not tests_early:
+            # A row that may not be measured late must not be because others of its batch are.
+            late = inputs.lock.measures_late.unsqueeze(1)
+            has_previous = canvas.computed_at == step.unsqueeze(1) - 1
+            measured = where & has_previous & (late | canvas.tested)
             cells = cells_of(measured, capacity.tested)
             found = step_kl(canvas.flat_hidden[cells], canvas.flat_previous[cells], method.head)
             scores = _scores(canvas, cells, found)
         return scores
 
-    # 20-23
-    if may_lock is not None:
-        candidates = may_lock.visible & (~masked | committed) & healthy
-        view = LockView(candidates, rows, canvas.age, canvas.given, plan.step)
-        decision = method.locking.evaluate(view, plan.lock, measure)
+    # 20-23; nothing locks in the last step, whose output is already fixed
+    if kind.may_lock:
+        visible = rows & (canvas.age >= inputs.lock.min_visible_steps.unsqueeze(1))
+        may_lock = (inputs.lock.locks & ~canvas.done).unsqueeze(1)
+        candidates = visible & (~masked | committed) & may_lock & healthy
+        view = LockView(candidates, rows, canvas.age, canvas.given, step)
+        decision = method.locking.evaluate(view, inputs.lock, measure)
     else:
-        decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(plan.step))
+        decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(step))
     locked = decision.locked
 
-    step = plan.step.unsqueeze(1).int()
+    at = step.unsqueeze(1).int()
     torch.where(committed, proposal.token, canvas.tokens, out=canvas.tokens)
     canvas.state.masked_fill_(committed, int(PositionState.UNMASKED)).masked_fill_(locked, int(PositionState.LOCKED))
-    torch.where(locked, step, canvas.locked_at, out=canvas.locked_at)
-    torch.where(rows, step, canvas.computed_at, out=canvas.computed_at)
+    torch.where(locked, at, canvas.locked_at, out=canvas.locked_at)
+    torch.where(rows, at, canvas.computed_at, out=canvas.computed_at)
+    canvas.step.copy_(step)
     generated = locked & ~canvas.given
-    masks = torch.stack((rows, canvas.active, eligible, measured, generated, generated & (canvas.age == 0)))
-    # In the order of StepCounts.
-    counts = torch.cat((masks.sum(2), torch.stack((decision.num_gate_blocked, canvas.failed.long()))))
-    return StepResult(rows, committed, proposal.confidence, scores.kl, locked, counts)
+    found = torch.stack((rows, canvas.eligible, measured, generated, generated & (canvas.age == 0))).sum(2)
+    flags = torch.stack((decision.num_gate_blocked, canvas.failed.long(), canvas.done.long()))
+    counts = torch.cat((found, flags, look_ahead(canvas, inputs, method)))
+    return StepResult(committed, proposal.confidence, scores.kl, locked, counts)
 
 
-@dataclass(frozen=True, slots=True)
-class _MayLock:
-    """Rows that may lock once they are unmasked: `visible` long enough; and those among them whose divergence is known
-    to be wanted before anything is committed: unmasked, with a posterior of the preceding step.
+def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
+    """Choose the rows of the next step, those that may get a token, and those that are tested for locking.
+
+    Returns the last three of `StepCounts`, int64 [3, S]. Changes nothing if it is called again.
     """
+    blocks, lock = inputs.blocks, inputs.lock
+    rows, masked = method.selector.select(canvas), canvas.masked
+    position = torch.arange(canvas.length, device=rows.device)
+    before_end = masked & (position < blocks.end(canvas.block).unsqueeze(1))
+    num_masks = (before_end & (position >= blocks.counted_from(canvas.block).unsqueeze(1))).sum(1)
+    begins = canvas.block_step == 0
+    torch.where(begins, num_masks, canvas.block_masks, out=canvas.block_masks)
+    torch.where(begins, blocks.num_steps(canvas.block, num_masks), canvas.block_steps, out=canvas.block_steps)
+    canvas.quota.copy_(quota(canvas.block_masks, canvas.block_steps, canvas.block_step))
+    canvas.rows.copy_(rows)
+    canvas.eligible.copy_(rows & before_end & (canvas.quota > 0).unsqueeze(1))
+    if inputs.kind.may_lock and method.locking.needs_scores:
+        # Under parity the official sampler's last steps may find nothing to commit.
+        ends = (canvas.block + 1 == blocks.num) & (canvas.block_step + 1 >= canvas.block_steps)
+        is_last = torch.where(inputs.allow_mask, ends, masked.sum(1) <= canvas.quota)
+        tests = (lock.locks & ~is_last & (canvas.step > 0)).unsqueeze(1)
+        settled = canvas.unmasked & (canvas.age + 1 >= lock.min_visible_steps.unsqueeze(1))
+        canvas.tested.copy_(rows & settled & (canvas.computed_at == canvas.step.unsqueeze(1)) & tests)
+        may_be_tested = torch.where(lock.measures_late.unsqueeze(1), rows & tests, canvas.tested)
+    else:
+        may_be_tested = canvas.tested.zero_()
+    return torch.stack((rows, canvas.eligible, may_be_tested)).sum(2)
 
-    visible: Mask
-    has_previous: Mask
-    settled: Mask
 
-
-def _may_lock(canvas: Canvas, plan: StepPlan, rows: Mask) -> _MayLock:
-    visible = rows & (canvas.age >= plan.lock.min_visible_steps.unsqueeze(1)) & plan.tests_locks.unsqueeze(1)
-    has_previous = canvas.computed_at == plan.step.unsqueeze(1) - 1
-    return _MayLock(visible, has_previous, visible & has_previous & canvas.unmasked)
-
-
-def _quota(canvas: Canvas, plan: StepPlan, masked_before_end: Mask) -> Tensor:
-    """Tokens to commit [S] (`schedule.quota`), from the masks the block began with, which are counted as it begins."""
-    inside = torch.arange(canvas.length, device=canvas.device) >= plan.counted_from.unsqueeze(1)
-    num_masks = (masked_before_end & inside).sum(1)
-    torch.where(plan.block_index == 0, num_masks, canvas.block_masks, out=canvas.block_masks)
-    # A slot without a request has no steps.
-    num_steps = plan.block_steps.clamp_min(1)
-    return canvas.block_masks // num_steps + (plan.block_index < canvas.block_masks % num_steps)
+def _advance(canvas: Canvas, masked: Mask, blocks: Blocks[Tensor]) -> None:
+    """Move each slot to its next step, once tokens are committed and `masked` [S, L] is what is left."""
+    position = torch.arange(canvas.length, device=masked.device)
+    is_committed = ~(masked & (position < blocks.end(canvas.block).unsqueeze(1))).any(1)
+    canvas.block_step += 1
+    # Under parity a block ends with its steps, whatever they left masked.
+    is_over = torch.where(blocks.is_parity != 0, canvas.block_step >= canvas.block_steps, is_committed)
+    canvas.block += is_over
+    canvas.block_step.masked_fill_(is_over, 0)
+    canvas.done |= canvas.block >= blocks.num
 
 
 def _posteriors(
-    canvas: Canvas, eligible: Mask, tested: Mask | None, plan: StepPlan, method: Method, capacity: Capacity
+    canvas: Canvas, step: Tensor, tested: Mask | None, inputs: StepInputs, method: Method, capacity: Capacity
 ) -> tuple[Proposal, Scores]:
     """Proposals of the eligible positions and scores of the tested ones, dense.
 
     Confidence is NaN where the logits are not finite.
     """
-    cells = cells_of(eligible, capacity.proposed)
+    cells = cells_of(canvas.eligible, capacity.proposed)
     # Rows that pad take the numbers of the last slot.
     slot, position = (cells // canvas.length).clamp_max(canvas.num_slots - 1), cells % canvas.length
-    allow_mask = plan.allow_mask[slot]
-    if plan.kind.may_sample:
-        rows = RowParams(plan.seed[slot], plan.step[slot], position, plan.temperature[slot], allow_mask)
+    allow_mask = inputs.allow_mask[slot]
+    if inputs.kind.may_sample:
+        rows = RowParams(inputs.seed[slot], step[slot], position, inputs.temperature[slot], allow_mask)
     else:
-        # Nobody reads what a greedy row would be sampled with.
+        # The noise of a greedy row is not read, so any number does.
         rows = RowParams(position, position, position, position, allow_mask)
     token, confidence = torch.zeros_like(canvas.flat_tokens), _full(canvas, -torch.inf)
     tested_cells = cells[:0] if tested is None else cells_of(tested, capacity.tested)
@@ -287,9 +303,9 @@ def _posteriors(
         Tested(canvas.flat_hidden[tested_cells], canvas.flat_previous[tested_cells]),
         method.head,
         method.mask_token_id,
-        may_sample=plan.kind.may_sample,
+        may_sample=inputs.kind.may_sample,
     )
-    proposal = Proposal(_dense(canvas, token), _dense(canvas, confidence), plan.seed, plan.step)
+    proposal = Proposal(_dense(canvas, token), _dense(canvas, confidence), inputs.seed, step)
     return proposal, _scores(canvas, tested_cells, found)
 
 

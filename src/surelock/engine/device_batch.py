@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from surelock.decoding.canvas import Canvas
-from surelock.decoding.step import Capacity, Method, StepKind, StepResult, compute, decide, denoise_step
-from surelock.engine.bounds import step_capacity, step_kind
+from surelock.decoding.step import (
+    EXACT,
+    Capacity,
+    Method,
+    StepCounts,
+    StepKind,
+    StepResult,
+    compute,
+    decide,
+    denoise_step,
+    look_ahead,
+)
 from surelock.engine.graphs import bucket
 from surelock.engine.kv_pool import KVPool
 from surelock.engine.request import Request
 from surelock.engine.runner import Runner
 from surelock.engine.slot_table import SlotTable
+from surelock.errors import EngineError
 from surelock.models.transformer import Transformer
 
 # A canvas that has to grow grows to a multiple of it, so that captured graphs do not go with every longer request.
@@ -44,6 +58,21 @@ class Replay(Protocol):
     def num_bytes(self) -> int:
         """Of the device's memory that captures have taken."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step handed to the device.
+
+    Attributes:
+        result: its tensors, which the next step may overwrite.
+        counts: `StepResult.counts`, on its way to the host.
+        capacity: the room the step had.
+    """
+
+    result: StepResult
+    counts: Tensor
+    capacity: Capacity
 
 
 class DeviceBatch:
@@ -96,50 +125,89 @@ class DeviceBatch:
         for start in request.kv_starts:
             self.kv.give_up(start, request.num_positions)
 
-    def launch(self, running: Sequence[Request]) -> StepResult:
-        """The step that `Request.num_launched` names; the tensors of the result may change with the next one."""
-        for request in running:
-            self._table.advance(request)
+    def look_ahead(self, running: Sequence[Request]) -> None:
+        """Let the requests that were put since the last step know what their first one needs; waits for the device."""
         self._table.upload()
-        kind = step_kind(running)
-        is_guided = any(request.num_streams > 1 for request in running)
-        if self._graphs is None:
-            runner = Runner(self._model, self.kv, self._table, None if is_guided else 0)
-            return denoise_step(self.canvas, self._table.plan(kind), self._method, runner)
+        counts = look_ahead(self.canvas, self._table.inputs(step_kind(running)), self._method).T.tolist()
+        for request in running:
+            assert request.slot is not None
+            request.expect(*counts[request.slot])
 
-        exact = step_capacity(running, kind)
-        assert exact.rows is not None
-        assert exact.proposed is not None
-        assert exact.tested is not None
-        # A graph for each pair of the last two, so fewer of them: rows of the head cost a fraction of a row.
-        capacity = Capacity(bucket(exact.rows), bucket(exact.proposed, 8), bucket(exact.tested, 2))
-        num_guided = sum(
-            request.num_rows_bound // request.num_streams for request in running if request.num_streams > 1
-        )
-        if capacity.rows:
-            self._graphs.run(self._prepare_compute(capacity.rows, bucket(num_guided)))
-        result: StepResult = self._graphs.run(self._prepare_decide(kind, capacity))
-        return result
+    def launch(self, running: Sequence[Request]) -> Launched:
+        """The next step of every slot; it has room for what these requests, all of them, expect of it."""
+        self._table.upload()
+        kind, capacity = step_kind(running), EXACT
+        guided = [request for request in running if request.num_streams > 1]
+        if self._graphs is None:
+            runner = Runner(self._model, self.kv, self._table, None if guided else 0)
+            result = denoise_step(self.canvas, self._table.inputs(kind), self._method, runner)
+        else:
+            # A graph for each pair of the last two, so fewer of them: rows of the head cost a fraction of a row.
+            capacity = Capacity(
+                rows=bucket(sum(request.num_next for request in running)),
+                guided=bucket(sum(request.num_next for request in guided)),
+                proposed=bucket(sum(request.num_next_proposed for request in running), 8),
+                tested=bucket(sum(request.num_next_tested for request in running), 2),
+            )
+            if capacity.rows:
+                self._graphs.run(self._prepare_compute(capacity))
+            result = self._graphs.run(self._prepare_decide(kind, capacity))
+        return Launched(result, result.counts.to("cpu", non_blocking=True, copy=True), capacity)
+
+    def collect(self, launched: Launched, running: Sequence[Request]) -> None:
+        """Tell the requests that were launched what the step counted; waits for the device.
+
+        Raises:
+            EngineError: the step had less room than it needed, so rows are missing from it.
+        """
+        if self.canvas.device.type == "cuda":
+            torch.cuda.current_stream(self.canvas.device).synchronize()
+        columns = launched.counts.T.tolist()
+        wanted: Counter[str] = Counter()
+        for request in running:
+            assert request.slot is not None
+            counts = StepCounts(*columns[request.slot])
+            request.count(counts)
+            wanted.update(rows=counts.rows, proposed=counts.proposed, tested=counts.scored)
+            wanted.update(guided=counts.rows if request.num_streams > 1 else 0)
+        for name, num in wanted.items():
+            room = getattr(launched.capacity, name)
+            if room is not None and num > room:
+                raise EngineError(f"a step had room for {room} rows ({name}) and needed {num}: please report this")
 
     def warm_up(self, max_rows: int) -> None:
         """Capture the forwards of up to max_rows rows without guidance, largest first, so that the others fit in."""
         if self._graphs is not None:
             for size in sorted({bucket(num_rows) for num_rows in range(1, max_rows + 1)}, reverse=True):
-                self._prepare_compute(size, 0)
+                self._prepare_compute(Capacity(rows=size, guided=0))
 
-    def _prepare_compute(self, num_rows: int, num_guided: int) -> Hashable:
-        runner = Runner(self._model, self.kv, self._table, num_guided)
-        return self._prepare(
-            (num_rows, num_guided), lambda canvas: compute(canvas, self._method.selector, runner, num_rows)
-        )
+    def _prepare_compute(self, capacity: Capacity) -> Hashable:
+        runner = Runner(self._model, self.kv, self._table, capacity.guided)
+        return self._prepare((capacity.rows, capacity.guided), lambda canvas: compute(canvas, runner, capacity.rows))
 
     def _prepare_decide(self, kind: StepKind, capacity: Capacity) -> Hashable:
         return self._prepare(
             (kind, capacity.proposed, capacity.tested),
-            lambda canvas: decide(canvas, self._table.plan(kind), self._method, capacity),
+            lambda canvas: decide(canvas, self._table.inputs(kind), self._method, capacity),
         )
 
     def _prepare(self, key: Hashable, part: Callable[[Canvas], object]) -> Hashable:
         assert self._graphs is not None
         self._graphs.prepare(key, lambda: part(self.canvas), lambda: part(self.canvas.blank()))
         return key
+
+
+def step_kind(running: Iterable[Request]) -> StepKind:
+    """Which parts of a step these requests need."""
+    requests = list(running)
+    locks = [request.lock for request in requests if not request.lock.is_never]
+    return StepKind(
+        policies=frozenset(request.params.unmasking for request in requests),
+        may_sample=any(request.params.temperature > 0 for request in requests),
+        may_lock=bool(locks),
+        has_gate=any(lock.confidence_percentile is not None for lock in locks),
+        measures_late=any(
+            lock.min_visible_steps == 0 or (lock.confidence_percentile is not None and lock.gate_scope == "active")
+            for lock in locks
+        ),
+    )

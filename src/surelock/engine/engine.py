@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
 
 from surelock.config import EngineConfig
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockingRule, RowSelector
 from surelock.decoding.selection import AllActive
-from surelock.decoding.step import Method, StepCounts
+from surelock.decoding.step import Method, StepResult
 from surelock.decoding.unmasking import POLICIES
 from surelock.engine.device_batch import DeviceBatch, Replay
 from surelock.engine.free_memory import free_bytes
@@ -37,24 +34,6 @@ from surelock.errors import EngineError, OutOfMemoryError, ParameterError, Promp
 from surelock.models.transformer import Transformer
 from surelock.ops.dispatch import is_fast
 from surelock.params import MIN_HALF_PRECISION_KL, SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class _Launched:
-    """A step whose results are on their way.
-
-    Attributes:
-        slots: of the requests it ran.
-        counts: `StepResult.counts` on the host, once `done`.
-        canvases: of the slots somebody wants to see.
-        done: None on a CPU, where launching is running.
-    """
-
-    slots: dict[Request, int]
-    watched: frozenset[Request]
-    counts: Tensor
-    canvases: CanvasCopy | None
-    done: torch.cuda.Event | None
 
 
 class Engine:
@@ -92,16 +71,13 @@ class Engine:
         self._memory = self._plan_memory()
         self._pool = PositionPool(NUM_RESERVED, reserved=NUM_RESERVED)
         self._scheduler = Scheduler(self.config.max_batch_size, self._memory.max_rows, self._pool)
-        self._launched: deque[_Launched] = deque()
-        # Requests that a launched step may still have results for.
-        self._expected: set[Request] = set()
         self._error: BaseException | None = None
         self._num_requests = 0
 
     @property
     def has_unfinished(self) -> bool:
-        """Whether any request waits or runs, or its results are on their way."""
-        return self._scheduler.has_unfinished or bool(self._launched)
+        """Whether any request waits or runs."""
+        return self._scheduler.has_unfinished
 
     @property
     def has_failed(self) -> bool:
@@ -131,7 +107,6 @@ class Engine:
     @torch.inference_mode()
     def abort_request(self, request: Request) -> None:
         """Drop a request at any step; one that is not here any more is ignored."""
-        self._expected.discard(request)
         if request in self._scheduler.running or request in self._scheduler.waiting:
             self._release(request)
 
@@ -139,8 +114,7 @@ class Engine:
     def step(self, *, watched: bool = True) -> list[Snapshot]:
         """One denoising step of every running request; finished ones (`Request.is_finished`) have left the batch.
 
-        Returns a snapshot of each, or only of the finished ones if nobody watched. With captured graphs unwatched
-        results come one step late: a step is launched before the host has seen what the one before it did.
+        Returns a snapshot of each, or only of the finished ones if the step is not watched.
 
         Raises:
             EngineError: an earlier step did not end; what it left behind cannot be trusted.
@@ -184,21 +158,32 @@ class Engine:
 
     def _step(self, watched: bool) -> list[Snapshot]:
         self._admit()
-        is_running = bool(self._scheduler.running)
-        if is_running:
-            self._launch(watched)
-        # Steps that are not captured wait for the device anyway.
-        return self._collect_all_but(1 if is_running and not watched and self._graphs is not None else 0)
-
-    def _collect_all_but(self, num_behind: int) -> list[Snapshot]:
-        snapshots = []
-        while len(self._launched) > num_behind:
-            snapshots += self._collect(self._launched.popleft())
+        running = list(self._scheduler.running)
+        if not running:
+            return []
+        launched = self._batch.launch(running)
+        canvases = self._copy(running, launched.result) if watched else None
+        self._batch.collect(launched, running)
+        finished = [request for request in running if request.is_finished]
+        if finished and canvases is None:
+            canvases = self._copy(finished, launched.result)
+            if self._model.device.type == "cuda":
+                torch.cuda.current_stream(self._model.device).synchronize()
+        if canvases is None:
+            return []
+        snapshots = [canvases.snapshot(request) for request in (running if watched else finished)]
+        for request in finished:
+            self._release(request)
         return snapshots
+
+    def _copy(self, requests: Sequence[Request], result: StepResult) -> CanvasCopy:
+        return CanvasCopy(
+            self._batch.canvas, result, [request.slot for request in requests if request.slot is not None]
+        )
 
     def _recover(self) -> list[Snapshot]:
         """Memory ran out on the way to a step: fewer rows start again from nothing. A single request fails."""
-        snapshots = self._collect_all_but(0)
+        snapshots = []
         failed = [] if self._scheduler.shrink() else list(self._scheduler.running)
         for request in failed:
             self._scheduler.release(request)
@@ -219,12 +204,11 @@ class Engine:
         return snapshots
 
     def _fail_for_memory(self, request: Request) -> Snapshot:
-        request.failed = True
+        request.failed = request.is_finished = True
         request.error = OutOfMemoryError(
             f"memory ran out for a canvas of {request.num_positions} positions: shorten it, free memory, or use a "
             "smaller model or dtype"
         )
-        self._expected.discard(request)
         tokens = request.token_ids(self._method.mask_token_id)
         masked = [token == self._method.mask_token_id for token in tokens]
         return Snapshot(request, tokens, masked, [None] * len(tokens), [], [], {})
@@ -233,50 +217,6 @@ class Engine:
         if self._graphs is not None:
             self._graphs.clear()
         return DeviceBatch(self._model, self._method, self._graphs, poison=self.config.poison)
-
-    def _launch(self, watched: bool) -> None:
-        running = list(self._scheduler.running)
-        for request in running:
-            request.num_launched += 1
-        result = self._batch.launch(running)
-        slots = {request: request.slot for request in running if request.slot is not None}
-        ends = [request for request in running if request.num_launched == request.num_steps]
-        shown = running if watched else ends
-        canvases = CanvasCopy(self._batch.canvas, result, [slots[request] for request in shown]) if shown else None
-        counts = result.counts.to("cpu", non_blocking=True, copy=True)
-        done = None
-        if self._model.device.type == "cuda":
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
-        self._launched.append(_Launched(slots, frozenset(shown), counts, canvases, done))
-        self._expected.update(running)
-        for request in ends:
-            self._release(request)
-
-    def _collect(self, launched: _Launched) -> list[Snapshot]:
-        if launched.done is not None:
-            launched.done.synchronize()
-        counts = launched.counts.T.tolist()
-        snapshots = []
-        for request, slot in launched.slots.items():
-            # It was aborted, or failed in the step before this one.
-            if request not in self._expected:
-                continue
-            request.count(StepCounts(*counts[slot]))
-            if request in launched.watched:
-                assert launched.canvases is not None
-                snapshots.append(launched.canvases.snapshot(request, slot))
-            elif request.is_finished:
-                # It failed before its last step; nothing of it has changed since, nor will.
-                canvases = CanvasCopy(self._batch.canvas, None, [slot])
-                if launched.done is not None:
-                    torch.cuda.synchronize(self._model.device)
-                snapshots.append(canvases.snapshot(request, slot))
-            if request.is_finished:
-                self._expected.discard(request)
-                if request.slot is not None:
-                    self._release(request)
-        return snapshots
 
     def _admit(self) -> None:
         waiting, running = self._scheduler.waiting, self._scheduler.running
@@ -293,6 +233,7 @@ class Engine:
         self._batch.make_room(len(coming), max(request.num_positions for request in coming), self._pool.capacity)
         for request in admitted:
             self._batch.put(request)
+        self._batch.look_ahead(running)
 
     def _release(self, request: Request) -> None:
         if request.slot is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from surelock.decoding.schedule import Schedule, plan
 from surelock.decoding.step import StepCounts
-from surelock.engine.bounds import MaskBounds
 from surelock.errors import SureLockError
 from surelock.params import LockParams, SamplingParams
 
@@ -25,9 +24,9 @@ class Request:
         slot: where its canvas lives; None while it waits and when it has left.
         kv_starts: first place of each stream's keys and values.
         num_gaps: masked positions among canvas_ids.
-        bounds: of its masks in each step.
-        num_launched: steps that were handed to the device; the results of the last one may not be here yet.
-        num_rows_bound: rows of all its streams that its next step computes at most; active rows never grow.
+        num_next, num_next_proposed, num_next_tested: what its next step needs room for (`StepCounts`), as the device
+            counted it; before that, its whole canvas.
+        is_finished: it has all its tokens, or it failed.
         failed: it ended before its last step; `error` says why, if not because its logits were not finite.
         active_rows, num_proposed, num_scored: per step done: positions computed, and rows whose logits were computed
             for unmasking and for locking.
@@ -41,24 +40,22 @@ class Request:
     kv_starts: tuple[int, ...] = ()
     num_gaps: int = field(init=False)
     schedule: Schedule = field(init=False)
-    bounds: MaskBounds = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_gaps = sum(token is None for token in self.canvas_ids)
         self.schedule = plan(self.params, self.num_prompt, self.num_gaps)
-        self.bounds = MaskBounds.of(self.schedule, self.num_prompt, self.num_gaps, self.params.allow_mask)
         self.restart()
 
     def restart(self) -> None:
         """Forget all steps. They would be the same again: nothing about them depends on when they run."""
-        self.num_launched = 0
-        self.num_rows_bound = self.num_positions * self.num_streams
+        self.num_next = self.num_next_proposed = self.num_next_tested = self.num_positions
         self.active_rows: list[int] = []
         self.num_proposed: list[int] = []
         self.num_scored: list[int] = []
         self.num_gate_blocked = 0
         self.num_ghosts = 0
         self.num_generated_locks = 0
+        self.is_finished = False
         self.failed = False
         self.error: SureLockError | None = None
 
@@ -83,14 +80,14 @@ class Request:
         return self.schedule.num_steps
 
     @property
+    def num_rows(self) -> int:
+        """Rows of all its streams that its next step computes; no later step computes more."""
+        return self.num_next * self.num_streams
+
+    @property
     def step(self) -> int:
         """Steps whose results are known."""
         return len(self.active_rows)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the results of its last step are known, or it failed."""
-        return self.failed or self.step == self.num_steps
 
     @property
     def uses_seed(self) -> bool:
@@ -102,11 +99,6 @@ class Request:
         """Its lock parameters, with a rule that never locks standing for None."""
         return self.params.lock or NEVER
 
-    @property
-    def tests_locks(self) -> bool:
-        """Whether the step launched last may lock: never the last one, whose output is already fixed."""
-        return not self.lock.is_never and self.num_launched < self.num_steps
-
     def token_ids(self, mask_token_id: int) -> list[int]:
         """The whole canvas before the first step."""
         given: Sequence[int] = [mask_token_id if token is None else token for token in self.canvas_ids]
@@ -114,11 +106,16 @@ class Request:
 
     def count(self, counts: StepCounts) -> None:
         """Take in the results of one more step."""
-        self.active_rows.append(counts.num_rows)
-        self.num_proposed.append(counts.num_proposed)
-        self.num_scored.append(counts.num_scored)
-        self.num_gate_blocked += counts.num_gate_blocked
-        self.num_ghosts += counts.num_ghosts
-        self.num_generated_locks += counts.num_generated_locks
+        self.active_rows.append(counts.rows)
+        self.num_proposed.append(counts.proposed)
+        self.num_scored.append(counts.scored)
+        self.num_gate_blocked += counts.gate_blocked
+        self.num_ghosts += counts.ghosts
+        self.num_generated_locks += counts.generated_locks
         self.failed = bool(counts.failed)
-        self.num_rows_bound = counts.num_active * self.num_streams
+        self.is_finished = bool(counts.failed or counts.done)
+        self.expect(counts.next_rows, counts.next_proposed, counts.next_tested)
+
+    def expect(self, num_rows: int, num_proposed: int, num_tested: int) -> None:
+        """Take in what the device says its next step needs."""
+        self.num_next, self.num_next_proposed, self.num_next_tested = num_rows, num_proposed, num_tested

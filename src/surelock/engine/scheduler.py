@@ -16,7 +16,7 @@ NUM_ADMISSIONS_BEFORE_RAISE: Final = 64
 class Scheduler:
     """First come, first served, by slots, rows and positions of keys and values.
 
-    What locking frees, the next request uses: `Request.num_rows_bound` of the running requests adds up to at most
+    What locking frees, the next request uses: `Request.num_rows` of the running requests adds up to at most
     max_rows, or one request runs alone. Every request that is added must fit into the pool when it is empty.
 
     Args:
@@ -45,7 +45,7 @@ class Scheduler:
     @property
     def num_rows(self) -> int:
         """Rows of the next step of the running requests, at most."""
-        return sum(request.num_rows_bound for request in self.running)
+        return sum(request.num_rows for request in self.running)
 
     @property
     def row_cap(self) -> int:
@@ -71,7 +71,7 @@ class Scheduler:
         num_rows = self.num_rows
         while self.waiting and self._free_slots:
             request = self.waiting[0]
-            if self.running and num_rows + request.num_rows_bound > self._row_cap:
+            if self.running and num_rows + request.num_rows > self._row_cap:
                 break
             kv_starts = self._take_positions(request)
             if kv_starts is None:
@@ -82,7 +82,7 @@ class Scheduler:
             request.kv_starts = kv_starts
             self.running.append(request)
             admitted.append(request)
-            num_rows += request.num_rows_bound
+            num_rows += request.num_rows
             self._count_admission()
         return admitted
 

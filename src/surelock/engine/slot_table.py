@@ -1,4 +1,4 @@
-"""The numbers of every slot's request, on the host and, once a step, on the device."""
+"""The numbers of every slot's request, which do not change while it runs, on the host and on the device."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.protocols import GateScopeCode, LockNumbers
-from surelock.decoding.step import StepKind, StepPlan
+from surelock.decoding.schedule import Blocks, blocks_of
+from surelock.decoding.step import StepInputs, StepKind
 from surelock.engine.request import Request
-
-# Pinned copies in turn: one may still be on its way while the next is written.
-NUM_STAGED = 4
 
 
 class Column(IntEnum):
     """What a row of the table holds; 64 bits each."""
 
-    STEP = 0
-    COUNTED_FROM = 1
-    BLOCK_END = 2
-    BLOCK_STEPS = 3
-    BLOCK_INDEX = 4
-    TESTS_LOCKS = 5
-    SEED = 6
-    TEMPERATURE = 7  # float64
-    ALLOW_MASK = 8
-    POLICY = 9
-    KL_THRESHOLD = 10  # float64
-    PERCENTILE = 11  # float64
-    GATE_SCOPE = 12
-    MIN_VISIBLE_STEPS = 13
-    KL_BOTH_VISIBLE = 14
-    PROMPT_LOCK_STEP = 15
-    NUM_KEYS = 16
-    KV_START = 17
-    KV_START_UNCONDITIONAL = 18
-    CFG_SCALE = 19  # float64
+    NUM_PROMPT = 0
+    NUM_APPENDED = 1
+    BLOCK_LENGTH = 2
+    STEPS = 3
+    SEED = 4
+    TEMPERATURE = 5  # float64
+    ALLOW_MASK = 6
+    POLICY = 7
+    KL_THRESHOLD = 8  # float64
+    PERCENTILE = 9  # float64
+    GATE_SCOPE = 10
+    MIN_VISIBLE_STEPS = 11
+    KL_BOTH_VISIBLE = 12
+    PROMPT_LOCK_STEP = 13
+    NUM_KEYS = 14
+    KV_START = 15
+    KV_START_UNCONDITIONAL = 16
+    CFG_SCALE = 17  # float64
+
+
+# Slots without a request have no rows, so any number but these may be 0: they are divided by.
+DIVISORS = (Column.NUM_KEYS, Column.BLOCK_LENGTH)
 
 
 class SlotTable:
@@ -53,13 +53,11 @@ class SlotTable:
         self.num_slots = num_slots
         self._policies = list(policies)
         self._numbers = np.zeros((len(Column), num_slots + 1), dtype=np.int64)
-        # Slots without a request have no rows, so any number but this one may be 0: attention divides by it.
-        self._numbers[Column.NUM_KEYS] = 1
-        pin = device.type == "cuda"
-        shape = (NUM_STAGED, *self._numbers.shape)
-        self._staged = torch.zeros(shape, dtype=torch.int64, pin_memory=pin)
-        self._next = 0
-        self.device_table = torch.zeros(shape[1:], dtype=torch.int64, device=device)
+        self._numbers[DIVISORS, :] = 1
+        # One is enough: before the next upload the host has waited for the step that this one was for.
+        self._staged = torch.zeros(self._numbers.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._is_stale = True
+        self.device_table = torch.zeros_like(self._staged, device=device)
 
     def grown(self, num_slots: int) -> SlotTable:
         """A table of at least as many slots that holds what this one does."""
@@ -71,6 +69,11 @@ class SlotTable:
         """Enter a request that has just got its slot."""
         params, lock = request.params, request.lock
         column = self._numbers[:, request.slot]
+        blocks = blocks_of(params, request.num_prompt)
+        column[Column.NUM_PROMPT] = blocks.num_prompt
+        column[Column.NUM_APPENDED] = blocks.num_appended
+        column[Column.BLOCK_LENGTH] = blocks.length
+        column[Column.STEPS] = blocks.steps
         column[Column.SEED] = request.seed
         column[Column.TEMPERATURE] = _bits(params.temperature)
         column[Column.ALLOW_MASK] = params.allow_mask
@@ -86,29 +89,21 @@ class SlotTable:
         column[Column.KV_START] = request.kv_starts[0]
         column[Column.KV_START_UNCONDITIONAL] = request.kv_starts[-1]
         column[Column.CFG_SCALE] = _bits(params.cfg_scale)
-
-    def advance(self, request: Request) -> None:
-        """Enter the step that the request is about to run."""
-        block, index = request.schedule.locate(request.num_launched)
-        column = self._numbers[:, request.slot]
-        column[Column.STEP] = request.num_launched
-        column[Column.COUNTED_FROM] = block.counted_from
-        column[Column.BLOCK_END] = block.end
-        column[Column.BLOCK_STEPS] = block.num_steps
-        column[Column.BLOCK_INDEX] = index
-        column[Column.TESTS_LOCKS] = request.tests_locks
+        self._is_stale = True
 
     def clear(self, slot: int) -> None:
         """Forget a slot's request."""
         self._numbers[:, slot] = 0
-        self._numbers[Column.NUM_KEYS, slot] = 1
+        self._numbers[DIVISORS, slot] = 1
+        self._is_stale = True
 
     def upload(self) -> None:
-        """Bring the device's copy up to date, behind everything that was launched before."""
-        staged = self._staged[self._next]
-        self._next = (self._next + 1) % NUM_STAGED
-        staged.numpy()[:] = self._numbers
-        self.device_table.copy_(staged, non_blocking=True)
+        """Bring the device's copy up to date, if anything was entered or cleared."""
+        if not self._is_stale:
+            return
+        self._is_stale = False
+        self._staged.numpy()[:] = self._numbers
+        self.device_table.copy_(self._staged, non_blocking=True)
 
     def integers(self, column: Column) -> Tensor:
         """int64 [S + 1], a view of the device's copy."""
@@ -118,8 +113,8 @@ class SlotTable:
         """float64 [S + 1], a view of the device's copy."""
         return self.device_table[column].view(torch.float64)
 
-    def plan(self, kind: StepKind) -> StepPlan:
-        """The plan of the step that was entered last; reads the device's copy only, so it can be captured."""
+    def inputs(self, kind: StepKind) -> StepInputs:
+        """The inputs of a step; reads the device's copy only, so it can be captured."""
 
         def integer(column: Column) -> Tensor:
             return self.integers(column)[:-1]
@@ -131,14 +126,15 @@ class SlotTable:
             return self.reals(column)[:-1]
 
         policy = integer(Column.POLICY)
-        return StepPlan(
+        return StepInputs(
             kind=kind,
-            step=integer(Column.STEP),
-            counted_from=integer(Column.COUNTED_FROM),
-            block_end=integer(Column.BLOCK_END),
-            block_steps=integer(Column.BLOCK_STEPS),
-            block_index=integer(Column.BLOCK_INDEX),
-            tests_locks=flag(Column.TESTS_LOCKS),
+            blocks=Blocks(
+                integer(Column.NUM_PROMPT),
+                integer(Column.NUM_APPENDED),
+                integer(Column.BLOCK_LENGTH),
+                integer(Column.STEPS),
+                integer(Column.ALLOW_MASK),
+            ),
             seed=integer(Column.SEED),
             temperature=real(Column.TEMPERATURE),
             allow_mask=flag(Column.ALLOW_MASK),

@@ -39,27 +39,25 @@ class CanvasCopy:
     """The canvases of some slots as one step left them, on their way to the host.
 
     Args:
-        canvas, result: after the step, before anything else was launched. Without a result: only the canvas.
+        canvas, result: after the step, before anything else was launched.
         slots: at least one.
     """
 
-    def __init__(self, canvas: Canvas, result: StepResult | None, slots: Sequence[int]) -> None:
+    def __init__(self, canvas: Canvas, result: StepResult, slots: Sequence[int]) -> None:
         index = torch.tensor(slots)
         if canvas.device.type == "cuda":
             index = index.pin_memory().to(canvas.device, non_blocking=True)
-        nothing = torch.zeros_like(canvas.state)
-        infinite = torch.full_like(canvas.state, torch.inf, dtype=torch.float32)
-        committed, locked = (nothing, nothing) if result is None else (result.committed, result.locked)
-        confidence, kl = (infinite, infinite) if result is None else (result.confidence, result.kl)
         # [5, slots, L] and [2, slots, L], 32 bits each, so that one copy takes all.
-        integers = [x[index].int() for x in (canvas.tokens, canvas.state, canvas.locked_at, committed, locked)]
-        reals = [x[index].view(torch.int32) for x in (confidence, kl)]
-        self._host: Tensor = torch.stack(integers + reals).to("cpu", non_blocking=True)
+        integers = (canvas.tokens, canvas.state, canvas.locked_at, result.committed, result.locked)
+        reals = (result.confidence, result.kl)
+        rows = [x[index].int() for x in integers] + [x[index].view(torch.int32) for x in reals]
+        self._host: Tensor = torch.stack(rows).to("cpu", non_blocking=True)
         self._row_of = {slot: row for row, slot in enumerate(slots)}
 
-    def snapshot(self, request: Request, slot: int) -> Snapshot:
-        """Of the request that had this slot; only once the device is past the copy."""
-        own = self._host[:, self._row_of[slot], : request.num_positions].numpy()
+    def snapshot(self, request: Request) -> Snapshot:
+        """Of a request that still has its slot; only once the device is past the copy."""
+        assert request.slot is not None
+        own = self._host[:, self._row_of[request.slot], : request.num_positions].numpy()
         tokens, state, locked_at, committed, locked = own[:5]
         confidence, kl = own[5:].view(np.float32)
         new, measured = committed.nonzero()[0], np.isfinite(kl).nonzero()[0]

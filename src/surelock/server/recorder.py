@@ -90,7 +90,7 @@ class RecordingEngine:
                 record.commits.clear()
             record.step = request.step
             if request.slot is not None:
-                num_rows += request.num_rows_bound
+                num_rows += request.num_rows
         self.num_rows = num_rows
         # What a request did before it was sent back to begin again is not its history any more.
         told = (snapshot for snapshot in snapshots if snapshot.request.step or snapshot.request.is_finished)
