@@ -57,6 +57,19 @@ def test_posteriors_far_apart_neither_overflow_nor_look_near(scale: float, part:
     torch.testing.assert_close(kl.double(), exact(hidden, previous, weight)[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_tokens", [4096, 126_464])
+@pytest.mark.parametrize("moved", [0.5, 5.0, 20.0, 31.0, 33.0, 60.0, 79.0, 81.0, 200.0])
+def test_a_top_logit_that_moves_far_in_a_flat_posterior_is_measured(num_tokens: int, moved: float) -> None:
+    logits = torch.randn(3, num_tokens, generator=torch.Generator().manual_seed(2)) * 0.01
+    previous = logits.clone()
+    previous[:, 17] -= moved
+    logits[:, 17] = logits.max(1).values + 1e-3
+    expected = exact_of_logits(logits, previous)[0]
+    assert (expected > 0).all()
+    error = (kl_from_logits(logits, previous).kl.double() - expected).abs()
+    assert (error <= 1e-6 * (1 + moved)).all()
+
+
 def test_uncertainty_of_a_saturated_row_is_not_zero() -> None:
     hidden = torch.tensor([[40.0]])
     uncertainty = step_kl(hidden, hidden, Head(torch.tensor([[1.0], [0.0], [0.0]]))).uncertainty

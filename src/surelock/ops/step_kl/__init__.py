@@ -1,8 +1,9 @@
 """How far posteriors moved since the preceding step.
 
 Contract: `kl_from_logits(logits [n, V], previous [n, V]) -> StepKL(kl [n], uncertainty [n])`, all float32, logits
-contiguous along the vocabulary, n may be 0: kl = KL(softmax(logits) || softmax(previous)) in nats, >= 0, within 1e-6 of
-float64 below 1 and exactly 0 for equal logits; uncertainty = 1 - max softmax(logits), formed without subtracting from
+contiguous along the vocabulary, n may be 0: kl = KL(softmax(logits) || softmax(previous)) in nats, >= 0, below 1 within
+1e-6 (1 + m) of float64, where m is how far the top logit moves against the mean of the others, and exactly 0 for equal
+logits; uncertainty = 1 - max softmax(logits), formed without subtracting from
 1. The vocabulary is read once. A row with NaN or +inf in logits has NaN for both, one with them in previous NaN for
 kl. The Triton version asks nothing of the host and can be captured in a CUDA graph.
 

@@ -4,7 +4,8 @@ With D_v = z_v - z'_v, top = argmax z, c = D_top and w_v = exp(z_v - z_top):
     A0 = sum w,   A1 = sum w (D - c),   E = sum w expm1(-(D - c)),   KL = A1 / A0 + log1p(E / A0)
 because log(sum exp z' / sum exp z) = log(sum w exp(-D) / sum w) = -c + log1p(E / A0). Both terms vanish with D - c, so
 a small KL is not the difference of two large numbers. Where the posteriors are far apart (KL > 1) that form may
-overflow, and the plain one, A1 / A0 + c - log sum exp z + log sum exp z', is exact enough.
+overflow, and the plain one, A1 / A0 + c - log sum exp z + log sum exp z', is exact enough. So it is where the top logit
+of a flat posterior moves far: the posteriors stay near, and E overflows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 PART_ELEMENTS = 1 << 21
 CUDA_PART_ELEMENTS = 1 << 24
 FAR_APART = 1.0
+# Nats that the top logit moves against the mean of the others: e ** 32 over a whole vocabulary is far from overflowing.
+MOVED_FAR = 32.0
 
 
 class StepKL(NamedTuple):
@@ -51,7 +54,8 @@ def of_parts(parts: Iterable[Sequence[Tensor]]) -> StepKL:
     near = state.drift / total + torch.log1p(state.excess / total)
     far = state.drift / total + state.centre - state.top - total.log() + state.previous
     # Rounding can leave -1e-8 for equal posteriors; NaN must stay NaN, also where only `far` is.
-    kl = torch.where(far <= FAR_APART, near, far).clamp_min(0.0)
+    is_near = (far <= FAR_APART) & ((state.drift / total).abs() <= MOVED_FAR)
+    kl = torch.where(is_near, near, far).clamp_min(0.0)
     return StepKL(kl, state.others / total)
 
 

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from surelock.ops.special.triton import SERIES_LIMIT, expm1_series, log1p
-from surelock.ops.step_kl.reference import FAR_APART, StepKL
+from surelock.ops.step_kl.reference import FAR_APART, MOVED_FAR, StepKL
 
 # Tokens of one piece: short so that few rows fill the device, long so that many rows spend little on merging.
 SHORT_PIECE = 1024
@@ -65,7 +65,9 @@ def piece_kernel(logits, previous, stride, previous_stride, sums, size, num_piec
 
 
 @triton.jit
-def merge_kernel(sums, kl, uncertainty, num_pieces, FAR_APART: tl.constexpr, BLOCK: tl.constexpr):
+def merge_kernel(
+    sums, kl, uncertainty, num_pieces, FAR_APART: tl.constexpr, MOVED_FAR: tl.constexpr, BLOCK: tl.constexpr
+):
     """One row: every piece is brought to the largest top logit and its centre. float64 costs nothing on so few."""
     i_row = tl.program_id(0).to(tl.int64)
     o_piece = tl.arange(0, BLOCK)
@@ -100,7 +102,7 @@ def merge_kernel(sums, kl, uncertainty, num_pieces, FAR_APART: tl.constexpr, BLO
     near = drift / total + log1p(excess / total)
     far = drift / total + centre - top - tl.log(total) + old_top + tl.log(old_total)
     # Rounding can leave -1e-8; NaN must stay NaN.
-    found = tl.where(far <= FAR_APART, near, far)
+    found = tl.where((far <= FAR_APART) & (tl.abs(drift / total) <= MOVED_FAR), near, far)
     tl.store(kl + i_row, tl.where(found < 0, 0.0, found).to(tl.float32))
     tl.store(uncertainty + i_row, (others / total).to(tl.float32))
 
@@ -121,6 +123,12 @@ def kl_from_logits(logits: Tensor, previous: Tensor) -> StepKL:
     )
     block = triton.next_power_of_2(num_pieces)
     merge_kernel[(num_rows,)](
-        sums, *result, num_pieces, FAR_APART=FAR_APART, BLOCK=block, num_warps=4 if block >= 128 else 1
+        sums,
+        *result,
+        num_pieces,
+        FAR_APART=FAR_APART,
+        MOVED_FAR=MOVED_FAR,
+        BLOCK=block,
+        num_warps=4 if block >= 128 else 1,
     )
     return result
