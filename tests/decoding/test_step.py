@@ -170,6 +170,15 @@ def test_prompt_rule_locks_prompts_whatever_their_divergence() -> None:
     assert canvas.locked_at.tolist() == [[2, 0, 0, 0]]
 
 
+def test_a_prompt_position_that_the_prompt_rule_locks_is_not_blocked_by_the_gate() -> None:
+    canvas, model = canvas_of([None, None, None, 2, 3, 1, 2, 2, 3]), Scripted(still)
+    run(canvas, model, percentile=20, prompt_lock_step=2)
+    result = run(canvas, model, percentile=20, prompt_lock_step=2)
+    assert result.locked.tolist() == [[False, False, False, *[True] * 6]]
+    # Position 2, committed in the first step, is the only one that the gate holds back.
+    assert counts_of(result).gate_blocked == 1
+
+
 def test_requests_of_a_batch_do_not_touch_each_other() -> None:
     together = canvas_of([2, None, None], [None, 1, 3, None, None])
     alone = canvas_of([None, 1, 3, None, None])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from surelock.assemble import request_output
 from surelock.config import EngineConfig
 from surelock.engine.device_batch import DeviceBatch, Launched
 from surelock.engine.engine import Engine
@@ -164,17 +165,24 @@ def test_an_interrupted_engine_refuses_to_go_on(monkeypatch: pytest.MonkeyPatch)
         engine.step()
 
 
+def counters(request: Request) -> list[object]:
+    counts = request.active_rows, request.num_proposed, request.num_scored
+    return [*counts, request.num_ghosts, request.num_generated_locks, request.num_gate_blocked]
+
+
 @pytest.mark.parametrize("graphs", [None, Replayed()])
 def test_memory_that_runs_out_is_survived_with_fewer_rows(
     monkeypatch: pytest.MonkeyPatch, graphs: Replayed | None
 ) -> None:
     model = tiny_model()
-    wanted = [(prompt(seed, 10 + seed), SamplingParams(max_tokens=8 + seed, lock=EAGER)) for seed in range(6)]
-    expected = []
+    lock = LockParams(kl_threshold=50.0, min_visible_steps=0, confidence_percentile=60)
+    wanted = [(prompt(seed, 10 + seed), SamplingParams(max_tokens=8 + seed, lock=lock)) for seed in range(6)]
+    expected, counted = [], []
     for each in wanted:
         alone = Engine(model)
         request = alone.add_request(*each)
         expected.append(finish(alone)[request].tokens)
+        counted.append(counters(request))
 
     launch = DeviceBatch.launch
     num_rows_run: list[int] = []
@@ -193,9 +201,41 @@ def test_memory_that_runs_out_is_survived_with_fewer_rows(
     while engine.has_unfinished:
         final.update({s.request: s.tokens for s in engine.step(watched=False) if s.request.is_finished})
     assert [final[request] for request in requests] == expected
+    # Nothing of the steps before memory ran out is counted.
+    assert [counters(request) for request in requests] == counted
+    assert any(request.num_ghosts and request.num_gate_blocked for request in requests)
     # Locking frees rows, and the next request uses them.
     assert max(num_rows_run) > 23
     assert engine._pool.num_free == engine._pool.capacity - 1
+
+
+def test_a_restart_in_mid_run_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, launch = tiny_model(), DeviceBatch.launch
+    lock = LockParams(kl_threshold=50.0, min_visible_steps=0, confidence_percentile=60)
+    wanted = [(prompt(seed), SamplingParams(max_tokens=12, lock=lock)) for seed in range(2)]
+    expected = []
+    for each in wanted:
+        alone = Engine(model)
+        request = alone.add_request(*each)
+        finish(alone)
+        expected.append(counters(request))
+    assert all(request[-1] and request[-2] and request[-3] for request in expected)
+
+    num_launches = 0
+
+    def scarce(self: DeviceBatch, running: Sequence[Request]) -> Launched:
+        nonlocal num_launches
+        num_launches += 1
+        if num_launches == 11:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return launch(self, running)
+
+    monkeypatch.setattr(DeviceBatch, "launch", scarce)
+    engine = Engine(model, EngineConfig(poison=True))
+    requests = [engine.add_request(*each) for each in wanted]
+    finish(engine)
+    assert num_launches > 12
+    assert [counters(request) for request in requests] == expected
 
 
 def test_one_request_that_memory_cannot_hold_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +296,11 @@ def test_abort_at_any_step_leaves_the_others_alone(abort_after: int, victim: int
         final.update({s.request: s for s in engine.step() if s.request.is_finished})
     engine.abort_request(requests[victim])
     engine.abort_request(requests[victim])
-    final.update(finish(engine))
+    after = []
+    while engine.has_unfinished:
+        after += engine.step()
+    assert requests[victim] not in [snapshot.request for snapshot in after]
+    final.update({snapshot.request: snapshot for snapshot in after if snapshot.request.is_finished})
     for index, request in enumerate(requests):
         if index != victim:
             alone = Engine(model)
@@ -278,6 +322,37 @@ def test_non_finite_logits_fail_one_request() -> None:
     assert final[broken].tokens == [13, 2, 3, *[MASK] * 4]
     assert not healthy.failed
     assert MASK not in final[healthy].tokens
+
+
+@pytest.mark.parametrize("broken_step", [2, 6, 7, 8])
+@pytest.mark.parametrize("graphs", [None, Replayed()])
+def test_a_request_that_fails_late_keeps_its_locks_and_masks(
+    monkeypatch: pytest.MonkeyPatch, broken_step: int, graphs: Replayed | None
+) -> None:
+    """Of eight steps; the last but one once lost everything where results came a step late."""
+    model = tiny_model()
+    engine = Engine(model, EngineConfig(poison=True), graphs=graphs)
+    request = engine.add_request(prompt(1), SamplingParams(max_tokens=8, lock=EAGER))
+    hidden = model.hidden
+
+    def breaking(*args: Any) -> Tensor:
+        return hidden(*args) * (torch.nan if request.step + 1 == broken_step else 1.0)
+
+    monkeypatch.setattr(model, "hidden", breaking)
+    last: list[Snapshot] = []
+    while engine.has_unfinished:
+        last = engine.step(watched=False) or last
+    assert request.failed
+    assert request.step == broken_step
+    (snapshot,) = last
+    assert sum(snapshot.masked) == 8 - (broken_step - 1)
+    assert [token == MASK for token in snapshot.tokens] == snapshot.masked
+    locked = [step for step in snapshot.locked_at if step is not None]
+    assert bool(locked) == (broken_step > 2)
+    assert all(step < broken_step for step in locked)
+    # The share is of the steps it ran, not of those it would have run.
+    stats = request_output(snapshot, model.config, None).stats
+    assert stats.active_ratio == sum(request.active_rows) / (broken_step * 18)
 
 
 class LargestFloat64(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -125,7 +125,19 @@ def test_what_was_captured_goes_when_memory_moves() -> None:
     assert [first] == [last] == list(alone.values())
 
 
-def test_a_request_that_fails_one_step_ago_takes_nobody_with_it() -> None:
+def test_what_was_captured_goes_when_only_keys_and_values_move() -> None:
+    """A graph holds their address: replaying it would read and write memory that is given back."""
+    replayed = Replayed()
+    engine = Engine(tiny_model(), EngineConfig(poison=True, max_batch_size=1), graphs=replayed)
+    run(engine, [(prompt(1, 4), SamplingParams(max_tokens=4))], watched=False)
+    canvas, places, num_cleared = engine._batch.canvas, engine._batch.kv.num_places, replayed.num_cleared
+    run(engine, [(prompt(2, 60), SamplingParams(max_tokens=20))], watched=False)
+    assert engine._batch.canvas is canvas
+    assert engine._batch.kv.num_places > places
+    assert replayed.num_cleared > num_cleared
+
+
+def test_a_request_that_fails_takes_nobody_with_it() -> None:
     model = tiny_model()
     model.embedding.weight[13] = torch.nan
     engine = Engine(model, EngineConfig(poison=True), graphs=Replayed())

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from surelock.decoding.canvas import Canvas, Mask, PositionState
 from surelock.decoding.packing import cells_of
-from surelock.decoding.posterior import Tested, posteriors
+from surelock.decoding.posterior import HiddenPair, posteriors
 from surelock.decoding.proposal import RowParams
 from surelock.decoding.protocols import (
     LockDecision,
@@ -300,7 +300,7 @@ def _posteriors(
     token[cells], confidence[cells], found = posteriors(
         canvas.flat_hidden[cells],
         rows,
-        Tested(canvas.flat_hidden[tested_cells], canvas.flat_previous[tested_cells]),
+        HiddenPair(canvas.flat_hidden[tested_cells], canvas.flat_previous[tested_cells]),
         method.head,
         method.mask_token_id,
         may_sample=inputs.kind.may_sample,
