@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from surelock.flops import exact_flops, request_flops
+from surelock.flops import full_flops, request_flops
 from surelock.models.config import ModelConfig
 from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, StepUpdate
 
@@ -50,10 +50,16 @@ def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer
 def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: RequestOutput | None) -> StepUpdate:
     """What a watcher sees of a step; output on the request's last one."""
     request = snapshot.request
-    num, num_streams = request.num_positions, request.num_streams
     # Every step of a long run comes here, so only what changes is added up.
-    locked = exact_flops(config, sum(request.active_rows), num, num_streams)
-    base = exact_flops(config, request.step * num, num, num_streams)
+    locked, base = full_flops(
+        config,
+        num_rows=sum(request.active_rows),
+        num_steps=request.step,
+        num_positions=request.num_positions,
+        num_masked=sum(request.num_proposed),
+        num_tested=sum(request.num_scored),
+        num_streams=request.num_streams,
+    )
     return StepUpdate(
         index=index,
         step=request.step,

@@ -108,7 +108,7 @@ class StepUpdate:
         confidence: of each committed token: its probability under the raw softmax.
         kl: {position: KL(p_t || p_{t-1}) in nats} of the positions whose posterior was compared: the
             candidates for locking, or all active ones under a confidence gate with gate_scope="active".
-        flops: exact FLOPs of this request so far: (with locking, without).
+        flops: FLOPs of this request so far, mode `full`: (with locking, without).
         output: the finished request, on its last update only.
     """
 

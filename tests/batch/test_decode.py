@@ -60,7 +60,7 @@ def test_rows_are_what_they_are_alone(llm: LLM) -> None:
     assert first.prompt is not None
     (output,) = llm.generate(first.prompt, first.params)
     assert together[1].line["generation_tokens"] == output.generation_tokens
-    assert together[1].flops == (output.stats.flops["exact"]["locked"], output.stats.flops["exact"]["base"])
+    assert together[1].flops == (output.stats.flops["full"]["locked"], output.stats.flops["full"]["base"])
 
 
 def test_a_finished_row_makes_room_at_once(llm: LLM) -> None:

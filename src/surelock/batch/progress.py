@@ -13,7 +13,7 @@ class Totals:
     Attributes:
         num_done: rows, `num_failed` of them without an answer.
         num_tokens: generated and kept.
-        flops_locked, flops_base: exact FLOPs with locking and without.
+        flops_locked, flops_base: FLOPs (mode `full`) with locking and without.
     """
 
     num_done: int = 0

@@ -22,7 +22,7 @@ class Record:
         number, digest: of the row.
         failed: whether it belongs into the file of errors.
         num_tokens: generated and kept.
-        flops: exact FLOPs: (with locking, without).
+        flops: mode `full`: (with locking, without).
         line: the object that is written, as a line of JSON.
     """
 
@@ -44,14 +44,14 @@ def record_of(finished: Finished, model: str) -> Record:
             "the model's logits were NaN or infinite for this row: check the weights or use dtype float32"
         )
         return _failed(Failure(row=task.row, form=task.form, name=task.name, error=error))
-    exact = output.stats.flops["exact"]
+    flops = output.stats.flops["full"]
     line = _plain_line(task, output) if task.form == "plain" else _openai_line(task, output, model)
     return Record(
         number=task.row.number,
         digest=task.row.digest,
         failed=False,
         num_tokens=output.generation_tokens,
-        flops=(exact["locked"], exact["base"]),
+        flops=(flops["locked"], flops["base"]),
         line=line,
     )
 
@@ -98,7 +98,7 @@ def _cost(output: RequestOutput) -> dict[str, Any]:
     return {
         "steps": stats.steps,
         "active_ratio": stats.active_ratio,
-        "flops_ratio": stats.flops["exact"]["ratio"],
+        "flops_ratio": stats.flops["full"]["ratio"],
         "seed": stats.seed,
     }
 

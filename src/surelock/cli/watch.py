@@ -110,7 +110,7 @@ def summarize(outputs: Sequence[RequestOutput], seconds: float) -> str:
     num_steps = sum(output.stats.steps for output in outputs)
     rows = sum(sum(output.stats.active_rows) for output in outputs)
     all_rows = sum(output.stats.steps * len(output.canvas_token_ids) for output in outputs)
-    base, locked = (sum(output.stats.flops["exact"][name] for output in outputs) for name in ("base", "locked"))
+    base, locked = (sum(output.stats.flops["full"][name] for output in outputs) for name in ("base", "locked"))
     parts = [
         _counted(num_tokens, "token"),
         _counted(num_steps, "step"),

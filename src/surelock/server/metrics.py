@@ -74,7 +74,7 @@ class Metrics:
         self.queue_time.observe(max(waited, 0.0))
         self.tokens_per_forward.observe(len(result.tokens) / max(stats.steps, 1))
         self.locked.observe(result.num_locked / max(len(stats.locked_at), 1))
-        self.saved.observe(max(0.0, 1 - stats.flops["exact"]["ratio"]))
+        self.saved.observe(max(0.0, 1 - stats.flops["full"]["ratio"]))
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format."""

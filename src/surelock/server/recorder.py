@@ -24,6 +24,7 @@ class RecordedSnapshot(Snapshot):
     Attributes:
         step: steps done.
         active_rows: positions computed in each of them.
+        num_proposed, num_scored: rows whose logits were computed so far, to choose a token and to test for locking.
         commits: {position: (step, confidence)} of every token committed while somebody watched.
         seconds: since the request began to run.
         started: `time.monotonic()` when it did.
@@ -32,6 +33,8 @@ class RecordedSnapshot(Snapshot):
 
     step: int = 0
     active_rows: tuple[int, ...] = ()
+    num_proposed: int = 0
+    num_scored: int = 0
     commits: dict[int, tuple[int, float]] = field(default_factory=dict)
     seconds: float = 0.0
     started: float = 0.0
@@ -110,6 +113,8 @@ class RecordingEngine:
             **_fields_of(snapshot),
             step=request.step,
             active_rows=tuple(request.active_rows),
+            num_proposed=sum(request.num_proposed),
+            num_scored=sum(request.num_scored),
             commits=dict(record.commits),
             seconds=time.monotonic() - started,
             started=started,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surelock.assemble import request_output
-from surelock.flops import exact_flops
+from surelock.flops import full_flops
 from surelock.llm import LLM
 from surelock.output import RequestOutput
 from surelock.server.prepare import Choice, tokenizer_of
@@ -53,13 +53,13 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """The object `surelock` of a finished choice."""
         stats = self.output.stats
-        exact = stats.flops["exact"]
+        flops = stats.flops["full"]
         return {
             "steps": stats.steps,
             "active_ratio": stats.active_ratio,
             "locked_fraction": self.num_locked / max(len(stats.locked_at), 1),
-            "saved_flops": 1 - exact["ratio"],
-            "flops": exact,
+            "saved_flops": 1 - flops["ratio"],
+            "flops": flops,
             "seconds": self.seconds,
             "seed": stats.seed,
             "notes": list(self.output.notes),
@@ -99,10 +99,17 @@ def probabilities(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, tokens: 
 
 
 def saved_flops(llm: LLM, snapshot: RecordedSnapshot) -> float:
-    """Share of the exact FLOPs of a request so far that locking saved."""
-    num, num_streams = snapshot.request.num_positions, snapshot.request.num_streams
-    base = exact_flops(llm.config, snapshot.step * num, num, num_streams)
-    return 1 - exact_flops(llm.config, sum(snapshot.active_rows), num, num_streams) / base if base else 0.0
+    """Share of the FLOPs of a request so far that locking saved; below 0 if measuring cost more."""
+    locked, base = full_flops(
+        llm.config,
+        num_rows=sum(snapshot.active_rows),
+        num_steps=snapshot.step,
+        num_positions=snapshot.request.num_positions,
+        num_masked=snapshot.num_proposed,
+        num_tested=snapshot.num_scored,
+        num_streams=snapshot.request.num_streams,
+    )
+    return 1 - locked / base if base else 0.0
 
 
 def usage(results: Iterable[Result]) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def usage(results: Iterable[Result]) -> dict[str, Any]:
     everything = list(results)
     prompt_tokens = sum(result.choice.prompt_tokens for result in everything)
     completion_tokens = sum(len(result.tokens) for result in everything)
-    flops = [result.output.stats.flops["exact"] for result in everything]
+    flops = [result.output.stats.flops["full"] for result in everything]
     base = sum(each["base"] for each in flops)
     return {
         "prompt_tokens": prompt_tokens,

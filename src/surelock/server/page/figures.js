@@ -13,7 +13,7 @@ export function showFigures(list, recording, step, other) {
     ["locked", count(locked), percent(locked / (recording.numPositions || 1))],
     ["rows in step", count(rows), `of ${count(recording.numPositions)}`],
     ["rows so far", count(numRows), `of ${count(numAll)}`],
-    ["FLOPs saved", percent(saved), recording.isLocking ? "exact" : "locking off"],
+    ["FLOPs saved", percent(saved), recording.isLocking ? "measuring included" : "locking off"],
   ];
   const isWhole = recording.status === "finished";
   if (other && isWhole) {

@@ -7,6 +7,8 @@ export class Recording {
     this.frames = [];
     this.positions = [];
     this.rows = [];
+    // Share of the FLOPs up to each step that locking saved.
+    this.saved = [];
     this.numSteps = 0;
     this.numPrompt = 0;
     this.seconds = 0;
@@ -38,6 +40,7 @@ export class Recording {
     }
     if (frame.restarted) {
       this.rows = [];
+      this.saved = [];
       this.positions = this.positions.map((each) => position(each.isGiven ? each.text : null));
     }
     if (!frame.patch) return;
@@ -46,6 +49,8 @@ export class Recording {
     }
     for (const [at, step] of frame.patch.locked) this.positions[at].lockedAt = step;
     this.rows.push(...frame.patch.rows);
+    // A frame of several steps knows the share at its last one.
+    this.saved.push(...frame.patch.rows.map(() => frame.saved_flops));
   }
 
   isMasked(at, step) {
@@ -66,7 +71,7 @@ export class Recording {
     return unmaskedAt === step ? "fresh" : "unmasked";
   }
 
-  /** Sums up to a step. Every row of a canvas costs the same, so the share of rows is the share of exact FLOPs. */
+  /** Sums up to a step. */
   totals(step) {
     const done = Math.min(step, this.step);
     const numRows = this.rows.slice(0, done).reduce((sum, rows) => sum + rows, 0);
@@ -77,7 +82,7 @@ export class Recording {
       masked += this.isMasked(at, step);
       locked += this.isLocked(at, step);
     }
-    return { done, numRows, numAll, saved: numAll ? 1 - numRows / numAll : 0, masked, locked };
+    return { done, numRows, numAll, saved: done ? this.saved[done - 1] : 0, masked, locked };
   }
 }
 
