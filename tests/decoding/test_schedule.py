@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surelock.decoding.schedule import BlockPlan, Blocks, plan, quota
+from surelock.decoding.schedule import BlockPlan, Blocks, blocks_of, plan, quota
 from surelock.params import SamplingParams
 
 
@@ -97,7 +98,16 @@ def test_locate(step: int, block: int, index: int) -> None:
 
 @given(
     requests=st.lists(
-        st.tuples(st.integers(0, 30), st.integers(0, 60), st.integers(1, 70), st.integers(0, 99), st.booleans()),
+        st.tuples(
+            st.builds(
+                SamplingParams,
+                max_tokens=st.integers(1, 60),
+                block_length=st.none() | st.integers(1, 70),
+                steps=st.none() | st.integers(1, 99),
+                allow_mask=st.booleans(),
+            ),
+            st.integers(0, 30),
+        ),
         min_size=1,
     ),
     block=st.integers(0, 5),
@@ -105,21 +115,21 @@ def test_locate(step: int, block: int, index: int) -> None:
     index=st.integers(0, 9),
 )
 def test_tensors_and_integers_get_the_same_numbers(
-    requests: list[tuple[int, int, int, int, bool]], block: int, num_masks: int, index: int
+    requests: list[tuple[SamplingParams, int]], block: int, num_masks: int, index: int
 ) -> None:
-    columns = [torch.tensor([int(each[field]) for each in requests]) for field in range(5)]
-    together = Blocks(*columns)
-
     def full(value: int) -> Tensor:
         return torch.full((len(requests),), value)
 
+    all_blocks = [blocks_of(*request) for request in requests]
+    together = Blocks(
+        *(torch.tensor([getattr(blocks, field.name) for blocks in all_blocks]) for field in fields(Blocks))
+    )
     num_steps = together.num_steps(full(block), full(num_masks))
     got = torch.stack(
-        (together.num, together.end(full(block)), together.counted_from(full(block)), num_steps,
+        (together.end(full(block)), together.start_of_count(full(block)), num_steps,
          quota(full(num_masks), num_steps, full(index)))
     )  # fmt: skip
-    for numbers, column in zip(requests, got.T.tolist(), strict=True):
-        alone = Blocks(*map(int, numbers))
-        steps = alone.num_steps(block, num_masks)
-        expected = [alone.num, alone.end(block), alone.counted_from(block), steps, quota(num_masks, steps, index)]
+    for blocks, column in zip(all_blocks, got.T.tolist(), strict=True):
+        steps = blocks.num_steps(block, num_masks)
+        expected = [blocks.end(block), blocks.start_of_count(block), steps, quota(num_masks, steps, index)]
         assert column == expected

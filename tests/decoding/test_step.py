@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from surelock.decoding.canvas import Canvas, PositionState
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockNumbers
-from surelock.decoding.schedule import Blocks
+from surelock.decoding.schedule import Blocks, blocks_of
 from surelock.decoding.selection import AllActive
 from surelock.decoding.step import Method, StepCounts, StepInputs, StepKind, StepResult, denoise_step, look_ahead
 from surelock.decoding.unmasking import POLICIES
 from surelock.ops.head_logits import Head
+from surelock.params import SamplingParams
 
 VOCAB, MASK = 6, 5
 
@@ -49,17 +51,12 @@ def inputs_of(canvas: Canvas, *, block_length: int = 99, **lock: float) -> StepI
         return torch.full((canvas.num_slots,), value, dtype=dtype)
 
     integer, real, flag = torch.int64, torch.float64, torch.bool
+    blocks = blocks_of(SamplingParams(max_tokens=canvas.length, block_length=block_length), 0)
     numbers = {"kl_threshold": 1e-3, "percentile": torch.nan, "min_visible_steps": 1, **lock}
     has_gate = numbers["percentile"] == numbers["percentile"]
     return StepInputs(
         kind=StepKind(has_gate=has_gate, measures_late=numbers["min_visible_steps"] == 0),
-        blocks=Blocks(
-            num_prompt=column(0, integer),
-            num_appended=column(canvas.length, integer),
-            length=column(block_length, integer),
-            steps=column(0, integer),
-            is_parity=column(0, integer),
-        ),
+        blocks=Blocks(*(column(getattr(blocks, field.name), integer) for field in fields(Blocks))),
         seed=column(0, integer),
         temperature=column(0, real),
         allow_mask=column(False, flag),

@@ -30,12 +30,14 @@ class Canvas:
         flat_given: [S L + 1] bool, positions the prompt gave a token to; dense view `given`.
         flat_hidden: [S L + 1, d], final hidden row of each position when it was last computed.
         flat_previous: [S L + 1, d], the one before that.
+        position: [L] int64, 0 .. L - 1.
         state: [S, L] uint8, a `PositionState`.
         age: [S, L] int32, forwards done with the real token as input.
         locked_at: [S, L] int32, 1-based step that locked the position, 0 = never.
         computed_at: [S, L] int32, 1-based step that last computed it, -1 = never.
         step: [S] int64, steps done.
         block, block_step: [S] int64, the slot's block and the step inside it that comes next, from 0.
+        block_end: [S] int64, position (exclusive) before which the block may commit.
         block_masks, block_steps: [S] int64, masks the block began with, and the steps it has.
         quota: [S] int64, tokens the next step commits.
         rows, eligible, tested: [S, L] bool, what the next step computes, which of that may get a token, and which is
@@ -60,13 +62,14 @@ class Canvas:
 
     def _set_up_dense(self) -> None:
         shape, device = (self.num_slots, self.length), self.device
+        self.position = torch.arange(self.length, device=device)
         self.state = torch.full(shape, int(PositionState.LOCKED), dtype=torch.uint8, device=device)
         self.age = torch.zeros(shape, dtype=torch.int32, device=device)
         self.locked_at = torch.zeros(shape, dtype=torch.int32, device=device)
         self.computed_at = torch.full(shape, -1, dtype=torch.int32, device=device)
         self.rows, self.eligible, self.tested = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(3))
-        cursor = (torch.zeros(self.num_slots, dtype=torch.int64, device=device) for _ in range(6))
-        self.step, self.block, self.block_step, self.block_masks, self.block_steps, self.quota = cursor
+        cursor = (torch.zeros(self.num_slots, dtype=torch.int64, device=device) for _ in range(7))
+        self.step, self.block, self.block_step, self.block_end, self.block_masks, self.block_steps, self.quota = cursor
         self.failed, self.done = (torch.zeros(self.num_slots, dtype=torch.bool, device=device) for _ in range(2))
 
     @property
@@ -162,8 +165,8 @@ class Canvas:
 
     def _cursors(self) -> tuple[Tensor, ...]:
         """Everything that a slot has, [S] each."""
-        numbers = self.step, self.block, self.block_step, self.block_masks, self.block_steps, self.quota
-        return *numbers, self.failed, self.done
+        block = self.block, self.block_step, self.block_end, self.block_masks, self.block_steps
+        return self.step, *block, self.quota, self.failed, self.done
 
     def _dense(self, flat: Tensor) -> Tensor:
         return flat[:-1].view(self.num_slots, self.length, *flat.shape[1:])

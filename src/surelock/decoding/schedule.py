@@ -1,19 +1,24 @@
 """Blocks and quotas: the official LLaDA schedule, with blocks that need not divide anything.
 
 `Blocks` and `quota` take Python integers, one request at a time, or int64 tensors [S], a batch on the device: the
-arithmetic is written once.
+arithmetic of a step is written once. What does not change from block to block is worked out when a request starts, so
+that a step on the device is few operations.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
-from surelock.params import SamplingParams
+from surelock.params import MAX_STEPS, MAX_TOKENS, SamplingParams
 
 Count = TypeVar("Count", int, Tensor)
+
+# More masks or steps than there can be.
+_ENDLESS: Final = MAX_STEPS + MAX_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,40 +26,58 @@ class Blocks(Generic[Count]):
     """Where the semi-autoregressive blocks of a request lie, and how they share its steps. They count from 0.
 
     Attributes:
-        num_prompt: positions before the appended masks, gaps included. `num_appended`: those masks.
-        length: positions of a block, at least 1; the last one may be shorter.
-        steps: asked for; 0: every step commits one token.
-        is_parity: 1 or 0, `SamplingParams.allow_mask`: the official sampler's idle steps are run, and it counts a
-            block's own masks only, so that gaps take from their share and masks may be left.
+        num: blocks there are, at least 1.
+        first: position after which the first one begins. `length`: of each; the last one ends at `last_end`.
+        counted_from: position from which the masks of the first block are counted when it begins; of each later one
+            `counted_step` positions further.
+        share: steps of a block, one more for the first `num_longer`. `idle`: how many of them may commit nothing.
     """
 
-    num_prompt: Count
-    num_appended: Count
+    num: Count
+    first: Count
     length: Count
-    steps: Count
-    is_parity: Count
-
-    @property
-    def num(self) -> Count:
-        """Blocks there are, at least 1."""
-        return _at_least_1(-(-self.num_appended // self.length))
+    last_end: Count
+    counted_from: Count
+    counted_step: Count
+    share: Count
+    num_longer: Count
+    idle: Count
 
     def end(self, block: Count) -> Count:
         """Position, exclusive, before which masks may be committed in this block."""
-        missing = self.num_appended - (block + 1) * self.length
-        return self.num_prompt + self.num_appended - missing * (missing > 0)
+        return _least(self.first + (block + 1) * self.length, self.last_end)
 
-    def counted_from(self, block: Count) -> Count:
+    def start_of_count(self, block: Count) -> Count:
         """Position from which this block's masks are counted when it begins."""
-        return (self.num_prompt + block * self.length) * self.is_parity * (self.num_appended > 0)
+        return self.counted_from + block * self.counted_step
 
     def num_steps(self, block: Count, num_masks: Count) -> Count:
-        """Steps of this block, which begins with num_masks masks: no more than those, except under parity."""
-        num = self.num
-        steps = self.steps + (num - self.steps) * (self.steps < num)
-        share = steps // num + (block < steps % num)
-        idle = (share - num_masks) * (share > num_masks) * (1 - self.is_parity)
-        return _at_least_1(num_masks * (self.steps == 0) + (share - idle) * (self.steps > 0))
+        """Steps of this block, which begins with num_masks masks, at least 1."""
+        return _at_least_1(_least(self.share + (block < self.num_longer), num_masks + self.idle))
+
+
+def blocks_of(params: SamplingParams, num_prompt: int) -> Blocks[int]:
+    """The blocks of one request, whose prompt part is num_prompt positions, gaps included."""
+    appended = params.max_tokens
+    length = params.block_length or max(appended, 1)
+    num = max(1, -(-appended // length))
+    share, num_longer = divmod(max(params.steps or 0, num), num)
+    if params.steps is None:
+        # As many as there are masks, which commits one a step.
+        share, num_longer = _ENDLESS, 0
+    # The official sampler runs its idle steps, and counts a block's own masks only: gaps take from their share.
+    counts_own = params.allow_mask and appended > 0
+    return Blocks(
+        num=num,
+        first=num_prompt,
+        length=length,
+        last_end=num_prompt + appended,
+        counted_from=num_prompt if counts_own else 0,
+        counted_step=length if counts_own else 0,
+        share=share,
+        num_longer=num_longer,
+        idle=_ENDLESS if params.allow_mask and params.steps is not None else 0,
+    )
 
 
 def quota(num_masks: Count, num_steps: Count, index: Count) -> Count:
@@ -99,12 +122,6 @@ class Schedule:
         raise AssertionError(f"step {step} is beyond the schedule's {self.num_steps}")
 
 
-def blocks_of(params: SamplingParams, num_prompt: int) -> Blocks[int]:
-    """The blocks of one request."""
-    length = params.block_length or max(params.max_tokens, 1)
-    return Blocks(num_prompt, params.max_tokens, length, params.steps or 0, int(params.allow_mask))
-
-
 def plan(params: SamplingParams, num_prompt: int, num_gaps: int) -> Schedule:
     """Blocks of a canvas of num_prompt positions, num_gaps of them masked, followed by max_tokens masks.
 
@@ -114,7 +131,7 @@ def plan(params: SamplingParams, num_prompt: int, num_gaps: int) -> Schedule:
     blocks = blocks_of(params, num_prompt)
     planned, before = [], num_prompt
     for block in range(blocks.num):
-        end, counted_from = blocks.end(block), blocks.counted_from(block)
+        end, counted_from = blocks.end(block), blocks.start_of_count(block)
         num_masks = end - before + (num_gaps if block == counted_from == 0 else 0)
         planned.append(BlockPlan(counted_from, end, blocks.num_steps(block, num_masks)))
         before = end
@@ -128,5 +145,9 @@ def plan(params: SamplingParams, num_prompt: int, num_gaps: int) -> Schedule:
     return Schedule(schedule.blocks, tuple(notes))
 
 
+def _least(a: Count, b: Count) -> Count:
+    return torch.minimum(a, b) if isinstance(a, Tensor) else min(a, b)
+
+
 def _at_least_1(count: Count) -> Count:
-    return count + (1 - count) * (count < 1)
+    return count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)

@@ -199,7 +199,7 @@ def decide(canvas: Canvas, inputs: StepInputs, method: Method, capacity: Capacit
     for name, slots in inputs.policy.items():
         chosen |= method.policies[name].select(proposal, canvas.eligible & slots.unsqueeze(1), canvas.quota)
     committed = chosen & (proposal.token != method.mask_token_id) & healthy
-    _advance(canvas, masked & ~committed, inputs.blocks)
+    _advance(canvas, masked & ~committed, inputs)
 
     # 17-19
     def measure(where: Mask) -> Scores:
@@ -245,9 +245,9 @@ def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
     """
     blocks, lock = inputs.blocks, inputs.lock
     rows, masked = method.selector.select(canvas), canvas.masked
-    position = torch.arange(canvas.length, device=rows.device)
-    before_end = masked & (position < blocks.end(canvas.block).unsqueeze(1))
-    num_masks = (before_end & (position >= blocks.counted_from(canvas.block).unsqueeze(1))).sum(1)
+    canvas.block_end.copy_(blocks.end(canvas.block))
+    before_end = masked & (canvas.position < canvas.block_end.unsqueeze(1))
+    num_masks = (before_end & (canvas.position >= blocks.start_of_count(canvas.block).unsqueeze(1))).sum(1)
     begins = canvas.block_step == 0
     torch.where(begins, num_masks, canvas.block_masks, out=canvas.block_masks)
     torch.where(begins, blocks.num_steps(canvas.block, num_masks), canvas.block_steps, out=canvas.block_steps)
@@ -267,16 +267,15 @@ def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
     return torch.stack((rows, canvas.eligible, may_be_tested)).sum(2)
 
 
-def _advance(canvas: Canvas, masked: Mask, blocks: Blocks[Tensor]) -> None:
+def _advance(canvas: Canvas, masked: Mask, inputs: StepInputs) -> None:
     """Move each slot to its next step, once tokens are committed and `masked` [S, L] is what is left."""
-    position = torch.arange(canvas.length, device=masked.device)
-    is_committed = ~(masked & (position < blocks.end(canvas.block).unsqueeze(1))).any(1)
+    is_committed = ~(masked & (canvas.position < canvas.block_end.unsqueeze(1))).any(1)
     canvas.block_step += 1
     # Under parity a block ends with its steps, whatever they left masked.
-    is_over = torch.where(blocks.is_parity != 0, canvas.block_step >= canvas.block_steps, is_committed)
+    is_over = torch.where(inputs.allow_mask, canvas.block_step >= canvas.block_steps, is_committed)
     canvas.block += is_over
     canvas.block_step.masked_fill_(is_over, 0)
-    canvas.done |= canvas.block >= blocks.num
+    canvas.done |= canvas.block >= inputs.blocks.num
 
 
 def _posteriors(

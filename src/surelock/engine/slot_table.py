@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from enum import IntEnum
 
 import numpy as np
@@ -18,28 +19,28 @@ from surelock.engine.request import Request
 class Column(IntEnum):
     """What a row of the table holds; 64 bits each."""
 
-    NUM_PROMPT = 0
-    NUM_APPENDED = 1
-    BLOCK_LENGTH = 2
-    STEPS = 3
-    SEED = 4
-    TEMPERATURE = 5  # float64
-    ALLOW_MASK = 6
-    POLICY = 7
-    KL_THRESHOLD = 8  # float64
-    PERCENTILE = 9  # float64
-    GATE_SCOPE = 10
-    MIN_VISIBLE_STEPS = 11
-    KL_BOTH_VISIBLE = 12
-    PROMPT_LOCK_STEP = 13
-    NUM_KEYS = 14
-    KV_START = 15
-    KV_START_UNCONDITIONAL = 16
-    CFG_SCALE = 17  # float64
+    BLOCKS = 0  # the fields of `Blocks`, one row each
+    SEED = 9
+    TEMPERATURE = 10  # float64
+    ALLOW_MASK = 11
+    POLICY = 12
+    KL_THRESHOLD = 13  # float64
+    PERCENTILE = 14  # float64
+    GATE_SCOPE = 15
+    MIN_VISIBLE_STEPS = 16
+    KL_BOTH_VISIBLE = 17
+    PROMPT_LOCK_STEP = 18
+    NUM_KEYS = 19
+    KV_START = 20
+    KV_START_UNCONDITIONAL = 21
+    CFG_SCALE = 22  # float64
 
 
-# Slots without a request have no rows, so any number but these may be 0: they are divided by.
-DIVISORS = (Column.NUM_KEYS, Column.BLOCK_LENGTH)
+_BLOCK_FIELDS = tuple(field.name for field in fields(Blocks))
+_BLOCK_ROWS = slice(Column.BLOCKS, Column.BLOCKS + len(_BLOCK_FIELDS))
+assert _BLOCK_ROWS.stop == Column.SEED
+
+# Slots without a request have no rows, so any number but this one may be 0: attention divides by it.
 
 
 class SlotTable:
@@ -52,8 +53,8 @@ class SlotTable:
     def __init__(self, num_slots: int, policies: Sequence[str], device: torch.device) -> None:
         self.num_slots = num_slots
         self._policies = list(policies)
-        self._numbers = np.zeros((len(Column), num_slots + 1), dtype=np.int64)
-        self._numbers[DIVISORS, :] = 1
+        self._numbers = np.zeros((max(Column) + 1, num_slots + 1), dtype=np.int64)
+        self._numbers[Column.NUM_KEYS] = 1
         # One is enough: before the next upload the host has waited for the step that this one was for.
         self._staged = torch.zeros(self._numbers.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._is_stale = True
@@ -70,10 +71,7 @@ class SlotTable:
         params, lock = request.params, request.lock
         column = self._numbers[:, request.slot]
         blocks = blocks_of(params, request.num_prompt)
-        column[Column.NUM_PROMPT] = blocks.num_prompt
-        column[Column.NUM_APPENDED] = blocks.num_appended
-        column[Column.BLOCK_LENGTH] = blocks.length
-        column[Column.STEPS] = blocks.steps
+        column[_BLOCK_ROWS] = [getattr(blocks, name) for name in _BLOCK_FIELDS]
         column[Column.SEED] = request.seed
         column[Column.TEMPERATURE] = _bits(params.temperature)
         column[Column.ALLOW_MASK] = params.allow_mask
@@ -94,7 +92,7 @@ class SlotTable:
     def clear(self, slot: int) -> None:
         """Forget a slot's request."""
         self._numbers[:, slot] = 0
-        self._numbers[DIVISORS, slot] = 1
+        self._numbers[Column.NUM_KEYS, slot] = 1
         self._is_stale = True
 
     def upload(self) -> None:
@@ -128,13 +126,7 @@ class SlotTable:
         policy = integer(Column.POLICY)
         return StepInputs(
             kind=kind,
-            blocks=Blocks(
-                integer(Column.NUM_PROMPT),
-                integer(Column.NUM_APPENDED),
-                integer(Column.BLOCK_LENGTH),
-                integer(Column.STEPS),
-                integer(Column.ALLOW_MASK),
-            ),
+            blocks=Blocks(*self.device_table[_BLOCK_ROWS, :-1]),
             seed=integer(Column.SEED),
             temperature=real(Column.TEMPERATURE),
             allow_mask=flag(Column.ALLOW_MASK),
