@@ -95,9 +95,12 @@ class LockParams:
     ) -> LockParams:
         """The rule `surelock calibrate` found for a model: the largest threshold whose risk it could bound.
 
+        The risk is that of the posteriors of runs without locks, at the moment the rule would lock them. What they do
+        in a run with locks was measured on other prompts and is in the file, with an interval: no bound chose it.
+
         Args:
             model: the model's folder; None for the embedded one. Of a hub model, `LLM(...).folder`.
-            file: where the calibration is, if it was written elsewhere. None: beside the model, or in the user's cache.
+            file: where the calibration is, if it was written elsewhere. None: in the user's cache, or beside the model.
 
         Raises:
             ParameterError: there is none, it is malformed, or it was made for other weights.
