@@ -19,7 +19,7 @@ import multiprocessing
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
@@ -44,6 +44,8 @@ TASKS: Final = (
 PADDED_TOKENS: Final = 128
 THRESHOLDS: Final = (5e-3, 5e-4, 5e-5, 5e-6, 1e-6, 1e-7)
 NO_LOCK: Final = "none"
+# The least loss that matters, as a share of all problems.
+MARGIN: Final = 0.005
 
 FITTED: Final = Workload("fitted")
 BLOCKS: Final = Workload("fitted, blocks of 32", block_length=32)
@@ -202,6 +204,28 @@ def shown(row: Run) -> str:
     return f"{row['decoder']:6} {row['workload']:22} {row['rule']:36} {costs} | {quality}"
 
 
+def holds(row: Run) -> bool:
+    """Whether no loss is seen and none of the margin is possible: of both verdicts, the interval from its lower end."""
+    return all(row[f"{name}_low"] > -MARGIN and row[f"{name}_high"] >= 0 for name in ("final", "steps_right"))
+
+
+def chosen(rows: Sequence[Run]) -> Iterator[str]:
+    """Rules by the rows they compute, with the canvases on which they lose nothing that can be seen."""
+    names = {load.name for load in PROBLEMS}
+    of_rules: dict[tuple[str, str], list[Run]] = {}
+    for row in rows:
+        if row["workload"] in names and row["rule"] != NO_LOCK:
+            of_rules.setdefault((row["decoder"], row["rule"]), []).append(row)
+    yield f"rules by rows computed: canvases on which both intervals hold 0 and end above -{100 * MARGIN:g} points"
+    for (decoder, rule), own in sorted(of_rules.items(), key=lambda pair: _mean_rows(pair[1])):
+        held = ", ".join(row["workload"] for row in own if holds(row)) or "none"
+        yield f"{decoder:6} {rule:36} rows {_mean_rows(own):.3f} of {len(own)} canvases: {held}"
+
+
+def _mean_rows(rows: Sequence[Run]) -> float:
+    return float(sum(row["active_ratio"] for row in rows) / len(rows))
+
+
 def main() -> None:
     """Decode what is missing, as long as there is time, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -239,7 +263,7 @@ def main() -> None:
     (arguments.out / "default_rule.json").write_text(json.dumps(facts) + "\n")
     if rows:
         (arguments.out / "default_rule.csv").write_text(csv_table(rows))
-    print("\n".join([*map(shown, rows), *errors]))
+    print("\n".join([*map(shown, rows), *chosen(rows), *errors]))
 
 
 def _decode(
