@@ -67,9 +67,10 @@ def grid() -> list[Job]:
     """Everything that is measured, what decides most first."""
     free, paper = Rule(NO_LOCK, None), Rule("paper", LockParams.paper())
     first = [by_kl(5e-4, 1), by_kl(5e-5, 1), by_kl(5e-6, 1), by_kl(5e-4, 2), by_kl(5e-5, 2), by_kl(1e-6, 1)]
-    second = [by_kl(5e-6, 2), by_kl(5e-4, 3), by_kl(5e-5, 3), by_kl(1e-7, 1), by_kl(5e-4, 4), paper]
+    second = [by_kl(5e-3, 1), by_kl(5e-6, 2), by_kl(5e-4, 3), by_kl(5e-5, 3), by_kl(1e-7, 1), by_kl(5e-4, 4)]
     every = [by_kl(kl, visible) for visible in (2, 3, 4, 1) for kl in THRESHOLDS]
     rest = [rule for rule in every if rule not in (*first, *second)]
+    often = [by_kl(5e-3, 1, refresh=period) for period in (2, 4, 8)] + [by_kl(5e-4, 1, refresh=6)]
     refreshed = [by_kl(kl, 1, refresh=period) for kl in (5e-4, 5e-5) for period in (4, 8, 16)]
     finished = [by_kl(kl, 1, finished_blocks=True) for kl in (5e-3, 5e-4)]
     known = [free, by_kl(5e-4, 1)]
@@ -82,7 +83,9 @@ def grid() -> list[Job]:
         for load in (BLOCKS, FITTED, *TEXTS, PADDED)
     ]
     dense += [Job("dense", load, (*known, *finished)) for load in TEXT_BLOCKS]
-    return engine([free, *first]) + dense + engine([*second, *rest])
+    # Against the runs without locks of the jobs before.
+    dense += [Job("dense", load, tuple(often)) for load in (*PROBLEMS, *TEXTS)]
+    return engine([free, *first]) + dense[:9] + engine([paper]) + dense[9:] + engine([*second, *rest])
 
 
 def quick_grid() -> list[Job]:
@@ -152,7 +155,7 @@ def row_of(run: Run, free: Run) -> Run:
     row["active_ratio"] = sum(run["active_ratio"]) / row["num"]
     for mode in ("exact", "full"):
         row[f"{mode}_ratio"] = run[f"{mode}_locked"] / run[f"{mode}_base"]
-    row["identical"] = sum(a == b for a, b in zip(run["crc"], free["crc"], strict=True)) / row["num"]
+    row["identical"] = sum(a == b for a, b in zip(run["mark"], free["mark"], strict=True)) / row["num"]
     for name in ("final", "steps_right"):
         own, other = ([int(bit) for bit in each.get(name, "")] for each in (run, free))
         found: list[Any] = [None] * 7
@@ -218,7 +221,7 @@ def chosen(rows: Sequence[Run]) -> Iterator[str]:
             of_rules.setdefault((row["decoder"], row["rule"]), []).append(row)
     yield f"rules by rows computed: canvases on which both intervals hold 0 and end above -{100 * MARGIN:g} points"
     for (decoder, rule), own in sorted(of_rules.items(), key=lambda pair: _mean_rows(pair[1])):
-        held = ", ".join(row["workload"] for row in own if holds(row)) or "none"
+        held = "; ".join(row["workload"] for row in own if holds(row)) or "none"
         yield f"{decoder:6} {rule:36} rows {_mean_rows(own):.3f} of {len(own)} canvases: {held}"
 
 
@@ -249,15 +252,15 @@ def main() -> None:
     errors: list[str] = []
     _decode(runs, problems, arguments, errors, lambda: (time.monotonic() - start) / 60)
     rows = table(runs)
+    made_by = [{name: run.get(name) for name in ("gpu", "processor", "torch", "commit")} for run in runs.found.values()]
     facts = {
-        "command": " ".join(["python", "benchmarks/default_rule.py", *sys.argv[1:]]),
-        "environment": environment(),
+        "command": "python benchmarks/default_rule.py --out OUT",
+        "made_by": [each for number, each in enumerate(made_by) if each not in made_by[:number]],
         "dtype": arguments.dtype,
         "seed": 0,
         "problems": [[problem.task, problem.level] for problem in problems],
         "num_texts": arguments.num_texts,
         "prompt_tokens": NUM_PROMPT,
-        "minutes": round((time.monotonic() - start) / 60, 1),
         "errors": errors,
     }
     (arguments.out / "default_rule.json").write_text(json.dumps(facts) + "\n")
@@ -270,6 +273,7 @@ def _decode(
     runs: Runs, problems: list[Problem], arguments: argparse.Namespace, errors: list[str], minutes: Callable[[], float]
 ) -> None:
     """Add the runs that are missing, in the order of the grid, a few at a time."""
+    made_by = {name: value for name, value in environment().items() if name in ("gpu", "processor", "torch", "commit")}
     left = [job for job in (quick_grid() if arguments.quick else grid()) if runs.missing(job)]
     begin = partial(_start_worker, arguments.dtype, arguments.batch_size, problems, arguments.num_texts)
     pool = ProcessPoolExecutor(arguments.workers, multiprocessing.get_context("spawn"), begin)
@@ -290,7 +294,7 @@ def _decode(
                 job = running.pop(done)
                 told = f"{job.decoder}, {job.workload.name}, {', '.join(rule.name for rule in job.rules)}"
                 try:
-                    runs.add(done.result())
+                    runs.add([run | made_by for run in done.result()])
                 # The other jobs do not depend on it.
                 except Exception as error:
                     errors.append(f"failed: {told}: {type(error).__name__}: {error}")
