@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
 
 from surelock.errors import ParameterError, shown
 
@@ -17,6 +19,14 @@ MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 256
 # Below this, rounding of bfloat16 logits decides what locks (docs/algorithm.md, "Noise").
 MIN_HALF_PRECISION_KL: Final = 1e-6
+
+# Named rules: the fields that differ from those of `LockParams()`, whatever these become.
+LOCK_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "default": {},
+        "paper": {"kl_threshold": 5e-4, "confidence_percentile": 20, "min_visible_steps": 0},
+    }
+)
 
 
 def _check_int(name: str, value: object, low: int, high: int, hint: str) -> None:
@@ -87,7 +97,7 @@ class LockParams:
     @classmethod
     def paper(cls, kl_threshold: float = 5e-4) -> LockParams:
         """The paper's literal rule: confidence gate at m = 20 %, and a position may lock as it is unmasked."""
-        return cls(kl_threshold=kl_threshold, confidence_percentile=20, min_visible_steps=0)
+        return cls(**{**LOCK_PRESETS["paper"], "kl_threshold": kl_threshold})
 
     @classmethod
     def calibrated(

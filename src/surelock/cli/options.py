@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 import typer
 
 from surelock.errors import ParameterError, shown
-from surelock.params import GateScope, LockParams, SamplingParams, Unmasking
+from surelock.params import LOCK_PRESETS, GateScope, LockParams, SamplingParams, Unmasking
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Result = TypeVar("Result")
@@ -220,7 +220,7 @@ class LockOptions:
             self._refuse(
                 [name for name in fixed if name in given], "--paper", "--paper fixes it: leave one of them out"
             )
-            given = {"confidence_percentile": 20, "min_visible_steps": 0} | given
+            given = {**LOCK_PRESETS["paper"], **given}
         if "gate_scope" in given and "confidence_percentile" not in given:
             raise ParameterError("--gate-scope has no effect without --confidence-percentile: add it, for example 20")
         return LockParams(**given)
