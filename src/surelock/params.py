@@ -58,6 +58,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 class LockParams:
     """When a position stops being computed (SureLock, Algorithm 1 lines 17-25; docs/algorithm.md).
 
+    The default loses some answers for its rows: docs/findings/default_rule.md says how many, and what would not.
+
     Args:
         kl_threshold: epsilon, in nats. A candidate locks when KL(p_t || p_{t-1}) <= epsilon. Negative: never lock.
         confidence_percentile: m, in percent. If set, a candidate must also have an uncertainty u = 1 - max p no
