@@ -38,10 +38,13 @@ def test_the_rule_is_found_beside_the_model(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if "partial" in path.name] == []
 
 
-def test_the_rule_is_found_in_the_cache_or_where_it_was_put(folder: Path, tmp_path: Path) -> None:
-    cached = places(folder, fingerprint(folder))[1]
-    assert cached.is_relative_to(tmp_path / "cache")
-    write_calibration(cached, content(folder))
+def test_the_users_own_goes_before_what_came_with_the_model(folder: Path, tmp_path: Path) -> None:
+    own, shipped = places(folder, fingerprint(folder))
+    assert own.is_relative_to(tmp_path / "cache")
+    assert shipped == folder / FILE_NAME
+    write_calibration(shipped, content(folder, lock={"kl_threshold": 1e-4}))
+    assert LockParams.calibrated(folder) == LockParams(kl_threshold=1e-4)
+    write_calibration(own, content(folder))
     assert LockParams.calibrated(folder) == RULE
     elsewhere = tmp_path / "own.json"
     write_calibration(elsewhere, content(folder, lock={"kl_threshold": 1e-3}))
@@ -123,18 +126,32 @@ def test_what_is_no_rule_is_refused(folder: Path, lock: object) -> None:
         LockParams.calibrated(folder)
 
 
+def test_a_calibration_is_replaced_only_by_force(folder: Path) -> None:
+    path = folder / FILE_NAME
+    assert check_replaceable(path, force=False) is None
+    risk = {"calibration_sequences": 240, "prompts": "tasks"}
+    write_calibration(path, content(folder, risk=risk))
+    holds = "a threshold of 3e-05 from 240 sequences of 'tasks'"
+    with pytest.raises(ParameterError, match=rf"holds {holds}: --force replaces it, --out FILE keeps both"):
+        write_calibration(path, content(folder, lock={"kl_threshold": 1e-3}))
+    assert LockParams.calibrated(folder) == RULE
+    assert check_replaceable(path, force=True) == holds
+    write_calibration(path, content(folder, lock={"kl_threshold": 1e-3}), force=True)
+    assert LockParams.calibrated(folder).kl_threshold == 1e-3
+    # What it holds is anybody's.
+    path.write_text(json.dumps({"format": 1, "lock": [], "risk": None}))
+    assert check_replaceable(path, force=True) == "a threshold of None from None sequences of None"
+
+
 def test_only_a_calibration_is_overwritten(folder: Path) -> None:
     path = folder / FILE_NAME
-    write_calibration(path, content(folder))
-    write_calibration(path, content(folder, lock={"kl_threshold": 1e-3}))
-    assert LockParams.calibrated(folder).kl_threshold == 1e-3
     path.write_text(json.dumps(content(folder, notes="mine")))
     with pytest.raises(ParameterError, match="notes"):
-        write_calibration(path, content(folder))
+        write_calibration(path, content(folder), force=True)
     assert json.loads(path.read_text())["notes"] == "mine"
     path.write_text("a letter")
     with pytest.raises(ParameterError, match="not a calibration"):
-        check_replaceable(path)
+        check_replaceable(path, force=True)
 
 
 def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +163,7 @@ def test_a_failed_write_leaves_the_old_file(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write_calibration(path, content(folder, lock={"kl_threshold": 1e-3}))
+        write_calibration(path, content(folder, lock={"kl_threshold": 1e-3}), force=True)
     assert LockParams.calibrated(folder) == RULE
     assert [each.name for each in folder.iterdir() if "partial" in each.name] == []
 

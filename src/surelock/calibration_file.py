@@ -1,7 +1,7 @@
 """The file `surelock calibrate` leaves for a model: where it is, what it may hold, and which weights it is for.
 
-It lies beside the model as surelock_calibration.json or, where that folder is read-only, in the user's cache under the
-weights' fingerprint. It comes with a model's folder, so it is read as data that anyone may have written.
+The user's own lies in the user's cache under the weights' fingerprint. It goes before the one that came with the model,
+surelock_calibration.json in its folder, which is read as data that anyone may have written and never replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType, NoneType
 from typing import Any, Final
 
 from surelock.errors import ParameterError, shown
@@ -22,6 +23,18 @@ KEYS: Final = frozenset(
     ("format", "lock", "model", "fingerprint", "risk", "decoding", "found", "command", "environment")
 )
 MAX_BYTES: Final = 1 << 20
+
+# Of how its prompts were decoded, what a run can be compared with.
+_DECODING: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "max_tokens": (int,),
+        "steps": (int, NoneType),
+        "block_length": (int, NoneType),
+        "temperature": (int, float),
+        "cfg_scale": (int, float),
+        "unmasking": (str,),
+    }
+)
 
 _EMBEDDED: Final = Path(__file__).resolve().parent / "embedded"
 # Of each weights file: its name, its size, and so many bytes at its start, in its middle and at its end.
@@ -65,10 +78,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def places(folder: Path, print_of_weights: str) -> tuple[Path, Path]:
-    """Where the calibration of a model may be: beside it, and in the user's cache."""
+    """Where the calibration of a model may be: the user's own in the cache, and what came with the model."""
     cache = os.environ.get("XDG_CACHE_HOME")
     root = Path(cache) if cache else Path(os.path.expanduser("~")) / ".cache"
-    return folder / FILE_NAME, root / "surelock" / "calibrations" / f"{print_of_weights[:32]}.json"
+    return root / "surelock" / "calibrations" / f"{print_of_weights[:32]}.json", folder / FILE_NAME
 
 
 def read_lock(
@@ -86,16 +99,15 @@ def read_lock(
     return lock
 
 
-def read_length(model: str | os.PathLike[str] | None) -> int | None:
-    """The max_tokens the calibration stored for a model was made with; None if its file does not say.
+def read_decoding(model: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """How the prompts of a model's calibration were decoded, as far as its file says.
 
     Raises:
         ParameterError: there is no calibration, it is malformed, or it is of other weights.
     """
     _, content = _read_own(model, None)
-    decoding = content.get("decoding")
-    length = decoding.get("max_tokens") if isinstance(decoding, dict) else None
-    return length if isinstance(length, int) and not isinstance(length, bool) else None
+    decoding = _object(content, "decoding")
+    return {name: value for name, value in decoding.items() if type(value) in _DECODING.get(name, ())}
 
 
 def _read_own(model: str | os.PathLike[str] | None, file: str | os.PathLike[str] | None) -> tuple[Path, dict[str, Any]]:
@@ -106,7 +118,7 @@ def _read_own(model: str | os.PathLike[str] | None, file: str | os.PathLike[str]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         what = "the embedded model" if model is None else shown(str(model))
-        where = candidates[0] if file is None else file
+        where = " or ".join(map(str, candidates))
         option = "" if model is None else f" --model {model}"
         raise ParameterError(f"{what} has no calibration at {where}; make one: surelock calibrate{option}")
     content = read_calibration(path)
@@ -143,33 +155,55 @@ def read_calibration(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_replaceable(path: Path) -> None:
+def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A member that is an object; an empty one for anything else."""
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def check_replaceable(path: Path, *, force: bool) -> str | None:
     """Refuse to overwrite what is not a calibration, or holds what this version does not write.
 
+    Args:
+        path: of the file.
+        force: a calibration may be replaced.
+
+    Returns:
+        What would be replaced; None if there is nothing.
+
     Raises:
-        ParameterError: it is, or does.
+        ParameterError: there is such a file, or a calibration that may not be replaced.
     """
     if not path.exists():
-        return
+        return None
     try:
-        unknown = read_calibration(path).keys() - KEYS
+        content = read_calibration(path)
     except ParameterError:
         raise ParameterError(f"{path} exists and is not a calibration; remove it or give another --out") from None
+    unknown = content.keys() - KEYS
     if unknown:
         raise ParameterError(
             f"{path} holds {shown(sorted(unknown))}, which this version does not write and would lose; remove the file "
             "or give another --out"
         )
+    lock, risk = _object(content, "lock"), _object(content, "risk")
+    told = (
+        f"a threshold of {shown(lock.get('kl_threshold'))} from {shown(risk.get('calibration_sequences'))} sequences "
+        f"of {shown(risk.get('prompts'))}"
+    )
+    if not force:
+        raise ParameterError(f"{path} holds {told}: --force replaces it, --out FILE keeps both")
+    return told
 
 
-def write_calibration(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the file whole or not at all.
+def write_calibration(path: Path, content: Mapping[str, Any], *, force: bool = False) -> None:
+    """Write the file whole or not at all; force: in place of another calibration.
 
     Raises:
         ParameterError: see `check_replaceable`.
         OSError: it cannot be written.
     """
     assert content.keys() <= KEYS
-    check_replaceable(path)
+    check_replaceable(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())

@@ -17,7 +17,8 @@ class EngineConfig:
             theirs fit, and one that has more runs alone. None: as many as a device is busy with (4096).
         memory_fraction: of the memory free when the engine starts (the GPU's, or on a CPU the machine's), how much
             it may use, from above 0 to 1.
-        cuda_graphs: on a CUDA device in half precision, run each forward as one captured graph. Tokens are the same.
+        cuda_graphs: on a CUDA device in half precision, run each forward as one captured graph. Rows are padded to its
+            size, so sums may round otherwise, as in any other batch.
         max_graphs: captured graphs kept at the same time.
         num_threads: threads of torch's operations on a CPU. An `LLM` on a CPU sets it for the whole process when it is
             made. None: leave it as it is, which by default is one for each physical core; `surelock doctor` says

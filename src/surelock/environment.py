@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -45,6 +46,25 @@ def _version(package: str) -> str | None:
         return None
 
 
+def revision(folder: Path) -> dict[str, Any]:
+    """Which version of other people's code a folder holds.
+
+    Returns:
+        commit: None where git knows none of the folder's Python files. uncommitted_changes: None there too. sha256: of
+        the Python files' paths and contents, which tells copies apart.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    commit = _git("rev-parse", "HEAD", folder=folder) if _git("ls-files", "*.py", folder=folder) else None
+    changes = None if commit is None else _git("status", "--porcelain", "--", ".", folder=folder)
+    return {
+        "commit": commit,
+        "uncommitted_changes": None if changes is None else bool(changes),
+        "sha256": digest.hexdigest(),
+    }
+
+
 def _uncommitted_changes() -> bool | None:
     """Whether the package differs from the commit; None where that cannot be known."""
     if os.environ.get("SURELOCK_COMMIT"):
@@ -53,10 +73,9 @@ def _uncommitted_changes() -> bool | None:
     return None if changes is None else bool(changes)
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says in the package's folder; None where it is not part of a checkout."""
-    root = Path(__file__).parent
-    if not any((parent / ".git").exists() for parent in root.parents):
+def _git(*arguments: str, folder: Path = Path(__file__).parent) -> str | None:
+    """What git says in a folder, by default the package's; None where it is not part of a checkout."""
+    if not any((parent / ".git").exists() for parent in (folder, *folder.resolve().parents)):
         return None
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Final, Literal, get_args
 
 from surelock.errors import ParameterError, shown
 
@@ -17,6 +19,14 @@ MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 256
 # Below this, rounding of bfloat16 logits decides what locks (docs/algorithm.md, "Noise").
 MIN_HALF_PRECISION_KL: Final = 1e-6
+
+# Named rules: the fields that differ from those of `LockParams()`, whatever these become.
+LOCK_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "default": {},
+        "paper": {"kl_threshold": 5e-4, "confidence_percentile": 20, "min_visible_steps": 0},
+    }
+)
 
 
 def _check_int(name: str, value: object, low: int, high: int, hint: str) -> None:
@@ -47,6 +57,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockParams:
     """When a position stops being computed (SureLock, Algorithm 1 lines 17-25; docs/algorithm.md).
+
+    The default loses some answers for its rows: docs/findings/default_rule.md says how many, and what would not.
 
     Args:
         kl_threshold: epsilon, in nats. A candidate locks when KL(p_t || p_{t-1}) <= epsilon. Negative: never lock.
@@ -87,7 +99,7 @@ class LockParams:
     @classmethod
     def paper(cls, kl_threshold: float = 5e-4) -> LockParams:
         """The paper's literal rule: confidence gate at m = 20 %, and a position may lock as it is unmasked."""
-        return cls(kl_threshold=kl_threshold, confidence_percentile=20, min_visible_steps=0)
+        return cls(**{**LOCK_PRESETS["paper"], "kl_threshold": kl_threshold})
 
     @classmethod
     def calibrated(
@@ -95,9 +107,12 @@ class LockParams:
     ) -> LockParams:
         """The rule `surelock calibrate` found for a model: the largest threshold whose risk it could bound.
 
+        The risk is that of the posteriors of runs without locks, at the moment the rule would lock them. What they do
+        in a run with locks was measured on other prompts and is in the file, with an interval: no bound chose it.
+
         Args:
             model: the model's folder; None for the embedded one. Of a hub model, `LLM(...).folder`.
-            file: where the calibration is, if it was written elsewhere. None: beside the model, or in the user's cache.
+            file: where the calibration is, if it was written elsewhere. None: in the user's cache, or beside the model.
 
         Raises:
             ParameterError: there is none, it is malformed, or it was made for other weights.

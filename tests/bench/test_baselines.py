@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +103,21 @@ def test_official_times_steady_steps(folder: Path) -> None:
     assert time.perf_counter() - start < 1.0
     # Four to warm up and 32 timed; the hook that ends the run comes before the forward.
     assert peer.model.calls == 36
+
+
+def test_the_peers_revision_is_recorded(folder: Path) -> None:
+    revision = official(folder).facts["revision"]
+    assert (revision["commit"], revision["uncommitted_changes"]) == (None, None)
+    git = ("git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=e@e.invalid")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    again = official(folder).facts["revision"]
+    assert again == revision | {"commit": commit, "uncommitted_changes": False}
+    (folder / "generate.py").write_text(f"{GENERATE}\n")
+    changed = official(folder).facts["revision"]
+    assert changed["uncommitted_changes"] is True
+    assert changed["sha256"] != revision["sha256"]
 
 
 def test_runs_shorter_than_what_is_timed(folder: Path) -> None:

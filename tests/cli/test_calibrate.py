@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from surelock.calibration_file import FILE_NAME
+from surelock.calibration_file import fingerprint, places
 from surelock.cli.main import app
+from surelock.eval.dense import DenseDecoder
 from surelock.params import LockParams
 from tests.tiny import MASK, tiny_model
 
@@ -48,6 +49,11 @@ def run(*arguments: str) -> int:
     return caught.value.code
 
 
+def own(folder: Path) -> Path:
+    """The user's calibration of the model."""
+    return places(folder, fingerprint(folder))[0]
+
+
 # On random weights almost every posterior moves: only a lenient delta lets a threshold pass.
 LENIENT = ("-n", "4", "--delta", "0.9", "--alpha", "0.2")
 
@@ -57,15 +63,21 @@ def test_the_rule_is_stored_and_found(folder: Path, tmp_path: Path, capsys: pyte
     rule = LockParams.calibrated(folder)
     assert rule.kl_threshold in (1e-2, 0.1, 1.0)
     assert rule.min_visible_steps == 0
-    stored = json.loads((folder / FILE_NAME).read_text())
+    stored = json.loads(own(folder).read_text())
     assert stored["found"]["upper_bound"] <= 0.2
     assert stored["found"]["held_out_rate"] <= 0.2
-    assert stored["found"]["locked_run"]["sequences"] > 0
+    locked = stored["found"]["locked_run"]
+    assert locked["sequences"] > 0
+    assert locked["rate_low"] <= locked["rate"] <= locked["rate_high"]
+    assert locked["violations"] / locked["sequences"] < locked["upper_bound"] <= 1
     assert stored["risk"]["calibration_sequences"] == 80
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "calibration.csv", "calibration.json", "calibration.md", "calibration.png", "calibration.svg"
     }  # fmt: skip
-    assert "risk at most" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "promise without locks, risk at most 0.2 with confidence 0.95" in printed
+    assert f"(95 %: {locked['rate_low']:.2%} to {locked['rate_high']:.2%})" in printed
+    assert f"risk at most {locked['upper_bound']:.4f}" in printed
 
 
 def test_json_and_a_file_of_ones_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,24 +86,60 @@ def test_json_and_a_file_of_ones_own(folder: Path, tmp_path: Path, capsys: pytes
     printed = json.loads(capsys.readouterr().out)
     assert printed["kl_threshold"] == LockParams.calibrated(folder, file=out).kl_threshold
     assert printed["risk"]["positions"] == "generated"
-    assert not (folder / FILE_NAME).exists()
+    assert not own(folder).exists()
 
 
-def test_a_read_only_folder_sends_it_to_the_cache(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("surelock.cli.calibrate.os.access", lambda path, mode: path != folder)
+def test_the_models_folder_is_not_written(folder: Path, tmp_path: Path) -> None:
+    before = sorted(folder.iterdir())
     assert run(*LENIENT) == 0
-    assert "read-only" in capsys.readouterr().err
-    assert not (folder / FILE_NAME).exists()
+    assert sorted(folder.iterdir()) == before
+    assert own(folder).is_relative_to(tmp_path / "cache")
     assert LockParams.calibrated(folder).kl_threshold > 0
-    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
+
+
+def test_a_quick_run_is_stored_only_where_it_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ("--quick", "--num-prompts", "120", *LENIENT[2:])
+    assert run(*quick) == 0
+    assert "stored in nothing: --quick stores with --out only" in " ".join(capsys.readouterr().out.split())
+    assert not own(folder).exists()
+    assert run(*quick, "--out", str(tmp_path / "quick.json")) == 0
+    assert LockParams.calibrated(folder, file=tmp_path / "quick.json").kl_threshold > 0
+    assert not own(folder).exists()
+
+
+def test_a_calibration_is_replaced_only_by_force(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*LENIENT) == 0
+    before = own(folder).read_bytes()
+    capsys.readouterr()
+    assert run(*LENIENT, "--generated-only") == 2
+    assert "--force replaces it" in " ".join(capsys.readouterr().err.split())
+    assert own(folder).read_bytes() == before
+    assert run(*LENIENT, "--generated-only", "--force") == 0
+    assert "will be replaced: it holds a threshold of" in " ".join(capsys.readouterr().err.split())
+    assert own(folder).read_bytes() != before
+
+
+def test_every_sequence_has_its_own_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: dict[tuple[int, ...], set[int]] = {}
+    steps = DenseDecoder.steps
+
+    def watched(self: DenseDecoder, canvases: Any, params: Any, **options: Any) -> Any:
+        for canvas, seed in zip(canvases, options["seeds"], strict=True):
+            seeds.setdefault(tuple(canvas), set()).add(seed)
+        return steps(self, canvases, params, **options)
+
+    monkeypatch.setattr(DenseDecoder, "steps", watched)
+    assert run(*LENIENT, "--temperature", "1", "--seed", "7") == 0
+    # With locks again what it was without.
+    assert sorted(seeds.values()) == [{7 + number} for number in range(NUM_PROMPTS)]
 
 
 def test_nothing_is_stored_if_nothing_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-n", "4", "--delta", "0.0001") == 1
     assert "nothing was stored" in " ".join(capsys.readouterr().err.split())
-    assert not (folder / FILE_NAME).exists()
+    assert not own(folder).exists()
 
 
 @pytest.mark.parametrize(
@@ -114,10 +162,11 @@ def test_mistakes_are_one_line(
 
 
 def test_a_file_that_is_not_a_calibration_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / FILE_NAME).write_text("a letter")
-    assert run(*LENIENT) == 2
+    own(folder).parent.mkdir(parents=True)
+    own(folder).write_text("a letter")
+    assert run(*LENIENT, "--force") == 2
     assert "not a calibration" in " ".join(capsys.readouterr().err.split())
-    assert (folder / FILE_NAME).read_text() == "a letter"
+    assert own(folder).read_text() == "a letter"
 
 
 def test_other_commands_use_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

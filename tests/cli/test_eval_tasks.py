@@ -75,8 +75,11 @@ def test_table(options: list[Any]) -> None:
     result = evaluate(*QUICK, "--canvas", "fitted", "--block-length", "32")
     assert result.exit_code == 0, result.stderr
     assert "right results, fitted canvases" in result.stdout
+    assert "right worked lines, fitted canvases" in result.stdout
+    # A row for each rule and verdict, each with its interval.
+    assert result.stdout.count("worked lines") == 3 + 1
     assert "padded" not in result.stdout
-    assert result.stdout.count("weekday") == 1
+    assert result.stdout.count("weekday") == 2
     for rule in ("none", "default", "paper"):
         assert rule in result.stdout
     # On a CPU the engine's own limits.

@@ -131,25 +131,39 @@ def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
-    _calibrate(folder, {"max_tokens": 64})
+    _calibrate(folder, {"max_tokens": 64, "steps": None, "block_length": None, "temperature": 0.0})
     return folder
 
 
 def _calibrate(folder: Path, decoding: object) -> None:
     lock = {"kl_threshold": 1e-3}
     content = {"format": 1, "lock": lock, "fingerprint": fingerprint(folder), "decoding": decoding}
-    write_calibration(folder / FILE_NAME, content)
+    write_calibration(folder / FILE_NAME, content, force=True)
 
 
-def test_another_length_than_the_calibrations_is_noted(run: Run, calibrated: Path, library: FakeLibrary) -> None:
-    other = run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "16")
+@pytest.mark.parametrize(
+    ("options", "theirs", "ours"),
+    [
+        (["-n", "16"], "max_tokens 64", "max_tokens 16"),
+        (["-n", "64", "--steps", "32"], "steps None", "steps 32"),
+        (["-n", "64", "--block-length", "16"], "block_length None", "block_length 16"),
+        (["-n", "32", "--temperature", "1"], "max_tokens 64, temperature 0.0", "max_tokens 32, temperature 1.0"),
+    ],
+)
+def test_another_way_of_decoding_than_the_calibrations_is_noted(
+    run: Run, calibrated: Path, library: FakeLibrary, options: list[str], theirs: str, ours: str
+) -> None:
+    other = run("generate", "hello", "--model", str(calibrated), "--calibrated", *options)
     assert other.exit_code == 0
     assert other.stderr == (
-        "note: the calibration was made with --max-tokens 64, and this run has 16: the risk it bounds may be another "
-        "here\n"
+        f"note: the calibration was made with {theirs}, and this run has {ours}: the risk it bounds may be another\n"
     )
     assert library.calls[0][1].lock.kl_threshold == 1e-3
-    assert run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "64").stderr == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--steps", "64"], ["--block-length", "64"]])
+def test_the_calibrations_own_way_of_decoding_needs_no_note(run: Run, calibrated: Path, options: list[str]) -> None:
+    assert run("generate", "hello", "--model", str(calibrated), "--calibrated", "-n", "64", *options).stderr == ""
     assert run("generate", "hello", "--model", str(calibrated), "-n", "16").stderr == ""
 
 

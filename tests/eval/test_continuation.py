@@ -12,7 +12,9 @@ import pytest
 from surelock import LLM, LockParams, SamplingParams
 from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.eval.judge import Judge, perplexity
+from surelock.eval.metrics import distinct_n
 from surelock.eval.rules import parse_rules
+from surelock.eval.statistics import paired_difference
 from surelock.eval.text import InfillProblem, TextPrompt, load_infill, load_text
 from surelock.eval.text.continuation import REAL_TEXT, TextSetting, measure_continuations
 from surelock.eval.text.fill import measure_infilling
@@ -49,6 +51,12 @@ def test_a_row_holds_what_the_outputs_say(embedded: LLM, judge: Judge, prompts: 
     scores = judge.negative_log_likelihood([prompt.prompt for prompt in prompts], [output.text for output in outputs])
     assert always["gen_ppl"] == pytest.approx(perplexity(scores))
     assert always["ppl_ratio"] == pytest.approx(always["gen_ppl"] / none["gen_ppl"])
+    own, free = ([sample["distinct_3"] for sample in samples if sample["rule"] == rule] for rule in ("always", "none"))
+    assert own == [distinct_n(output.token_ids, 3) for output in outputs]
+    expected = paired_difference(own, free, seed=0)
+    assert always["distinct_3_difference"] == pytest.approx(always["distinct_3"] - none["distinct_3"])
+    assert (always["distinct_3_low"], always["distinct_3_high"]) == (expected.low, expected.high)
+    assert none["distinct_3_low"] == none["distinct_3_high"] == 0
     assert always["active_ratio"] == fmean(output.stats.active_ratio for output in outputs)
     assert always["active_ratio"] < 1
     assert always["judge_tokens"] == sum(count for _, count in scores)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from surelock import LLM, LockParams, SamplingParams
 from surelock.errors import ParameterError, PromptError
 from surelock.eval.task_eval import TaskAnswer, TaskSettings, evaluation_problems, measure_tasks
-from surelock.eval.task_table import accuracy_rows, answer_rows, summary_rows
+from surelock.eval.task_table import accuracy_rows, answer_rows, markdown_page, summarized, summary_rows
 from surelock.eval.tasks import Problem, Verdict, is_test
 from tests.server.tiny_llm import tiny_llm
 
@@ -157,6 +160,10 @@ def test_summary() -> None:
     assert (eager["accuracy"], eager["steps_right"], eager["readable"], eager["flops_ratio"]) == (0.5, 0.5, 0.75, 0.5)
     assert (eager["difference"], eager["num_lost"], eager["num_won"], eager["mcnemar_p"]) == (-0.25, 2, 1, 1)
     assert -1 <= eager["difference_low"] < -0.25 < eager["difference_high"] <= 0.5
+    steps = {name: eager[f"steps_{name}"] for name in ("difference", "num_lost", "num_won", "mcnemar_p")}
+    assert steps == {"difference": 0, "num_lost": 1, "num_won": 1, "mcnemar_p": 1}
+    assert -0.75 <= eager["steps_difference_low"] < 0 < eager["steps_difference_high"] <= 0.75
+    assert free["steps_difference"] is free["steps_mcnemar_p"] is None
     total = rows[-1]
     assert (total["num_problems"], total["accuracy"], total["difference"]) == (8, 0.375, -0.25)
     assert total["active_ratio"] == pytest.approx(0.375)
@@ -167,6 +174,24 @@ def test_summary() -> None:
 def test_accuracy_by_rule() -> None:
     rows = summary_rows([*answers_of("none", "Rw"), *answers_of("paper", "ww")], seed=0)
     assert accuracy_rows(rows)[0] == {"task": "add", "level": 1, "num_problems": 2, "none": 0.5, "paper": 0}
+    rows = summary_rows([*answers_of("none", "RR"), *answers_of("paper", "sR")], seed=0)
+    assert accuracy_rows(rows, "steps_right")[0] | {"none": 1, "paper": 0.5} == accuracy_rows(rows, "steps_right")[0]
+
+
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("evaluation/*/tasks.csv"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.parent.name for path in RESULTS])
+def test_committed_tables_are_those_of_the_committed_answers(path: Path) -> None:
+    answers = [
+        {name: text if name in ("task", "canvas", "rule") else float(text) for name, text in row.items()}
+        for row in csv.DictReader(path.read_text().splitlines())
+    ]
+    content = json.loads(path.with_suffix(".json").read_text())
+    for row, committed in zip(summarized(answers, seed=content["settings"]["seed"]), content["rows"], strict=True):
+        assert row == pytest.approx(committed)
+    page = path.with_suffix(".md").read_text()
+    assert page == markdown_page(content)
 
 
 def test_rows_of_one_problem_have_one_number() -> None:

@@ -93,6 +93,17 @@ def test_ragged_canvases_are_traced_in_groups() -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_every_sequence_has_noise_of_its_own() -> None:
+    sampled = replace(PARAMS, temperature=1.0, seed=3)
+    alike = trace(decoder(), [CANVASES[0]] * 8, sampled)
+    assert len({row.tobytes() for row in alike.committed_at}) > 4
+    # Whatever it is decoded with, and again under the number it had.
+    alone = trace_all(decoder(), [CANVASES[0]], sampled, canvas_numbers=[5])
+    assert alone[0].canvases.tolist() == [5]
+    assert np.array_equal(alone[0].committed_at[0], alike.committed_at[5])
+    assert np.allclose(alone[0].kl[1:, 0], alike.kl[1:, 5], atol=1e-4)
+
+
 def test_guided_runs_are_traced() -> None:
     guided = replace(PARAMS, cfg_scale=1.5, max_tokens=3)
     found = trace(decoder(), CANVASES, guided)

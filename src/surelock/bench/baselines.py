@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, cast
 
 import torch
 
+from surelock.environment import revision
 from surelock.errors import ParameterError, shown, shown_error
 from surelock.models.config import ModelConfig
 
@@ -42,7 +43,7 @@ class Baseline(Protocol):
 def load_baseline(
     name: str, folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> Baseline:
-    """Build the peer's model.
+    """Build the peer's model; its facts say which revision of the peer's code this is.
 
     Raises:
         ParameterError: the name is unknown, the folder does not hold the peer's code, or this is no checkout.
@@ -53,11 +54,13 @@ def load_baseline(
         raise ParameterError(f"--baseline {name} {folder}: there is no such folder; pass a checkout of the peer's code")
     load = cast("Callable[..., Baseline]", _adapter(BASELINES[name]).load)
     try:
-        return load(folder, config, device=device, dtype=dtype)
+        peer = load(folder, config, device=device, dtype=dtype)
     except (ImportError, OSError, AttributeError, TypeError, SyntaxError) as error:
         raise ParameterError(
             f"--baseline {name} {folder} cannot be used: {shown_error(error)}; the adapter says which files it needs"
         ) from error
+    peer.facts["revision"] = revision(folder)
+    return peer
 
 
 def _adapter(module: str) -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -70,10 +69,13 @@ def calibrate(
         Path | None,
         typer.Option(
             help="File for the calibration.",
-            show_default="surelock_calibration.json beside the model, else in the user's cache",
+            show_default="in the user's cache; with --quick none",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Replace a calibration.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -88,15 +90,17 @@ def calibrate(
         typer.Option(
             "--quick",
             metavar="",
-            help=f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} tokens, {QUICK_TOKENS} generated, to see that it runs.",
+            help=f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} tokens, {QUICK_TOKENS} generated, to see that it runs; "
+            "stored with --out only.",
         ),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
     """Find the largest KL threshold with a bounded risk that a locked posterior moves afterwards, and store it.
 
-    `--calibrated` of the other commands and `LockParams.calibrated()` use what is stored. Exit code 1 if no threshold
-    passes: nothing is stored then.
+    The risk that is bounded is that of runs without locks; on the held-out prompts it is measured in runs with locks as
+    well. `--calibrated` of the other commands and `LockParams.calibrated()` use what is stored. Exit code 1 if no
+    threshold passes: nothing is stored then.
     """
     for name in ("kl_threshold", "calibrated", "no_lock"):
         if getattr(lock, name) not in (None, False):
@@ -120,7 +124,7 @@ def calibrate(
 
     risk = Risk(delta=delta, alpha=alpha, confidence=confidence, generated_only=generated_only)
     llm = load_llm(model)
-    path = _place(llm, out)
+    path = None if quick and out is None else _place(llm, out, force=force)
     canvases = source.canvases(llm, max_tokens, num_on_cpu=CPU_PROMPTS, num_on_gpu=GPU_PROMPTS)
     with measuring_status() as show:
         result = run_calibration(llm, canvases, params, rule, risk, progress=show)
@@ -135,31 +139,30 @@ def calibrate(
         note(f"{_why_none(found)}; nothing was stored. Raise --delta or --alpha.")
         raise typer.Exit(1)
     content = calibration_content(llm, rule, result, facts)
-    _store(path, content)
+    if path is not None:
+        _store(path, content, force=force)
     if json:
         write_json(facts | content | table)
     else:
         print_facts(standard_output(), _rows(result, path))
 
 
-def _place(llm: LLM, out: Path | None) -> Path:
+def _place(llm: LLM, out: Path | None, *, force: bool) -> Path:
     """Where the file will be; refused now if what is there must not be lost."""
     from surelock.calibration_file import check_replaceable, fingerprint, places
 
-    beside, cached = places(llm.folder, fingerprint(llm.folder))
-    path = out or beside
-    if out is None and not os.access(llm.folder, os.W_OK):
-        note(f"{llm.folder} is read-only: the calibration goes to {cached}")
-        path = cached
-    check_replaceable(path)
+    path = out or places(llm.folder, fingerprint(llm.folder))[0]
+    replaced = check_replaceable(path, force=force)
+    if replaced is not None:
+        note(f"{path} will be replaced: it holds {replaced}")
     return path
 
 
-def _store(path: Path, content: dict[str, Any]) -> None:
+def _store(path: Path, content: dict[str, Any], *, force: bool) -> None:
     from surelock.calibration_file import write_calibration
 
     try:
-        write_calibration(path, content)
+        write_calibration(path, content, force=force)
     except OSError as error:
         raise ParameterError(f"{path} cannot be written: {error.strerror}; give another place with --out") from None
     note(f"wrote {path}")
@@ -200,22 +203,31 @@ def _why_none(found: CalibrationReport) -> str:
     )
 
 
-def _rows(result: CalibrationResult, path: Path) -> list[tuple[str, Any]]:
+def _rows(result: CalibrationResult, path: Path | None) -> list[tuple[str, Any]]:
     found, locked = result.report, result.locked_run
     chosen = found.chosen
     assert chosen is not None
     assert locked is not None
-    promise = f"risk at most {found.alpha:g} with confidence {found.confidence:g}; moved: TV above {found.delta:g}"
+    promise = (
+        f"without locks, risk at most {found.alpha:g} with confidence {found.confidence:g}; moved: TV above "
+        f"{found.delta:g}"
+    )
     drawn = f"{chosen['violations']} of {chosen['sequences']} drawn positions moved"
+    in_locked_run = f"{locked['violations']} of {locked['sequences']} drawn positions moved"
     return [
         ("KL threshold", f"{found.kl_threshold:g} nats"),
         ("promise", promise),
         ("calibration", f"{drawn}: risk at most {chosen['upper_bound']:.4f}"),
         ("held out", f"{_share(chosen['held_out_rate'])}, over {chosen['held_out_sequences']} sequences"),
-        ("in a locked run", f"{_share(locked['rate'])}, over {locked['sequences']} sequences"),
+        ("in a locked run", f"{_share(locked['rate'])}{_interval(locked)}, over {locked['sequences']} sequences"),
+        ("", f"{in_locked_run}: risk at most {locked['upper_bound']:.4f}"),
         ("rows computed", f"{locked['active_ratio']:.1%}; {locked['locked_share']:.1%} of the positions lock"),
-        ("stored in", str(path)),
+        ("stored in", str(path or "nothing: --quick stores with --out only")),
     ]
+
+
+def _interval(locked: dict[str, Any]) -> str:
+    return "" if locked["rate"] is None else f" (95 %: {locked['rate_low']:.2%} to {locked['rate_high']:.2%})"
 
 
 def _share(rate: float | None) -> str:

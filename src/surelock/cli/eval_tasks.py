@@ -27,24 +27,14 @@ _METHOD: Final = (
     "agreement: share of generated positions with the token of no lock; active_ratio: rows computed over all rows, "
     "mean over problems; flops_ratio: mode `exact`, locked over unlocked, sums over problems; difference: of accuracy "
     "to no lock over the same problems, with a 95 % bootstrap interval; num_lost, num_won: problems that only no lock, "
-    "or only the rule, got right, with McNemar's exact p. fitted: the canvas ends within 32 tokens of the right "
-    "answer's end; padded: all canvases have the same room, and most of what follows an answer is end tokens."
+    "or only the rule, got right, with McNemar's exact p; steps_difference and so on: the same of steps_right. fitted: "
+    "the canvas ends within 32 tokens of the right answer's end; padded: all canvases have the same room, and most of "
+    "what follows an answer is end tokens."
 )
-_SHOWN: Final = (
-    "canvas",
-    "rule",
-    "num_problems",
-    "accuracy",
-    "steps_right",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "mcnemar_p",
-    "identical",
-    "agreement",
-    "active_ratio",
-    "flops_ratio",
-)
+# What is shown of a verdict: its name, its share, and what is put before the columns that compare it with no lock.
+_VERDICTS: Final = (("results", "accuracy", ""), ("worked lines", "steps_right", "steps_"))
+_COMPARED: Final = ("difference", "difference_low", "difference_high", "num_lost", "num_won", "mcnemar_p")
+_COSTS: Final = ("canvas", "rule", "identical", "agreement", "active_ratio", "flops_ratio")
 
 CanvasChoice = Literal["fitted", "padded", "both"]
 
@@ -197,10 +187,20 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from surelock.eval.task_table import ALL, accuracy_rows
 
     totals = [row for row in rows if row["task"] == ALL]
-    print_table([{name: row[name] for name in _SHOWN} for row in totals], _shown)
+    right = [
+        {"canvas": row["canvas"], "rule": row["rule"], "right": told, "problems": row["num_problems"]}
+        | {"share": row[share]}
+        | {name: row[prefix + name] for name in _COMPARED}
+        for row in totals
+        for told, share, prefix in _VERDICTS
+    ]
+    print_table(right, _shown)
+    print_table([{name: row[name] for name in _COSTS} for row in totals], _shown)
     for kind in dict.fromkeys(row["canvas"] for row in rows):
-        standard_output().print(f"right results, {kind} canvases")
-        print_table(accuracy_rows([row for row in rows if row["canvas"] == kind]), _shown)
+        own = [row for row in rows if row["canvas"] == kind]
+        for told, share, _ in _VERDICTS:
+            standard_output().print(f"right {told}, {kind} canvases")
+            print_table(accuracy_rows(own, share), _shown)
 
 
 def _shown(name: str, value: Any) -> str:

@@ -32,6 +32,9 @@ _COLUMNS: Final = {
         "ppl_ratio_low",
         "ppl_ratio_high",
         "distinct_3",
+        "distinct_3_difference",
+        "distinct_3_low",
+        "distinct_3_high",
         "entropy",
         "agreement",
         "active_ratio",
@@ -54,7 +57,8 @@ _COLUMNS: Final = {
 _METHODS: Final = {
     "text": "Continuations of prompts of real text, on canvases that end with the last generated token. gen_ppl: "
     "perplexity by the judge, each text given its prompt, micro-averaged over texts, natural logs; ppl_ratio: to no "
-    "lock, with a 95 % bootstrap interval over prompts; distinct_n and entropy (nats): mean over texts; agreement: "
+    "lock, with a 95 % bootstrap interval over prompts; distinct_n and entropy (nats): mean over texts; "
+    "distinct_3_difference: to no lock, paired, with a 95 % bootstrap interval over prompts; agreement: "
     "positions with the token of no lock; flops_ratio: mode `exact`; masked_floor: the active ratio if only masked "
     "positions were computed. A low gen_ppl beside a low distinct_3 is repetition.",
     "infill": "Gaps of 4 to 16 words in sentences of real text, as many masked tokens as the answer has, one token a "

@@ -75,7 +75,6 @@ def generate(
     prompts = read_prompts(texts or [], file)
     turns = _user_turns(prompts) if chat else []
     check_distinct(file=file, trace=trace, lock_map=lock_map)
-    lock.note_other_length(model, max_tokens)
     with recording(trace, lock_map) as recorders:
         llm = load_llm(model)
         if chat:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import typer
 
-from surelock.errors import ParameterError
-from surelock.params import GateScope, LockParams, SamplingParams, Unmasking
+from surelock.errors import ParameterError, shown
+from surelock.params import LOCK_PRESETS, GateScope, LockParams, SamplingParams, Unmasking
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Result = TypeVar("Result")
@@ -220,24 +220,35 @@ class LockOptions:
             self._refuse(
                 [name for name in fixed if name in given], "--paper", "--paper fixes it: leave one of them out"
             )
-            given = {"confidence_percentile": 20, "min_visible_steps": 0} | given
+            given = {**LOCK_PRESETS["paper"], **given}
         if "gate_scope" in given and "confidence_percentile" not in given:
             raise ParameterError("--gate-scope has no effect without --confidence-percentile: add it, for example 20")
         return LockParams(**given)
 
-    def note_other_length(self, model: ModelOptions, max_tokens: int) -> None:
-        """Say on stderr if --calibrated was found for another length, at which alone its risk is bounded."""
+    def note_other_decoding(self, model: ModelOptions, params: SamplingParams) -> None:
+        """Say on stderr if --calibrated was found for another way of decoding: its risk is bounded for that alone."""
         if not self.calibrated:
             return
-        from surelock.calibration_file import read_length
+        from surelock.calibration_file import read_decoding
         from surelock.cli.terminal import note
 
-        length = read_length(_folder(model))
-        if length not in (None, max_tokens):
-            note(
-                f"the calibration was made with --max-tokens {length}, and this run has {max_tokens}: the risk it "
-                "bounds may be another here"
-            )
+        found = read_decoding(_folder(model))
+        if params.max_tokens == 0:
+            # Gaps have no length of their own.
+            found.pop("max_tokens", None)
+
+        def differs(name: str, value: object) -> bool:
+            own = getattr(params, name)
+            if name in ("steps", "block_length"):
+                # None is one token a step, and one block.
+                own, value = own or params.max_tokens, value or params.max_tokens
+            return bool(own != value)
+
+        told = [(name, value) for name, value in found.items() if differs(name, value)]
+        if told:
+            theirs = ", ".join(f"{name} {shown(value)}" for name, value in told)
+            ours = ", ".join(f"{name} {shown(getattr(params, name))}" for name, _ in told)
+            note(f"the calibration was made with {theirs}, and this run has {ours}: the risk it bounds may be another")
 
     @staticmethod
     def _refuse(names: list[str] | dict[str, Any], against: str, way_out: str) -> None:
@@ -257,12 +268,12 @@ def _folder(model: ModelOptions) -> Path | None:
 def sampling_params(
     max_tokens: int, sampling: SamplingOptions, lock: LockOptions, model: ModelOptions
 ) -> SamplingParams:
-    """The parameters the options ask for; the model is that of --calibrated.
+    """The parameters the options ask for; the model is that of --calibrated, which says if it was found for others.
 
     Raises:
         ParameterError: options contradict each other, or a value is out of its limits.
     """
-    return SamplingParams(
+    params = SamplingParams(
         max_tokens=max_tokens,
         steps=sampling.steps,
         block_length=sampling.block_length,
@@ -274,6 +285,8 @@ def sampling_params(
         ignore_eos=sampling.ignore_eos,
         lock=lock.lock_params(model),
     )
+    lock.note_other_decoding(model, params)
+    return params
 
 
 def with_options(command: Callable[..., Result]) -> Callable[..., Result]:

@@ -5,7 +5,7 @@ locks a position, p_T that of the last step, both of a run without locks. Thresh
 (Learn-then-Test, arXiv 2110.01052, by fixed sequences with several starts): each must have an upper Clopper-Pearson
 bound on its risk of at most alpha, and a sequence stops at the first that does not. With probability `confidence` over
 the calibration prompts the risk of the threshold found is at most alpha, whatever the model; no assumption of Theorem 1
-is used.
+is used. Nothing is promised of runs with locks, in which others read frozen rows: `calibration_run` measures those.
 
 Positions of one sequence depend on each other, so each calibration sequence gives one trial: one of its locked
 positions, drawn at random. Where the sequences are independent, that makes the trials so and the binomial bound exact

@@ -14,13 +14,16 @@ from surelock.eval.calibration import (
     HELD_OUT_SHARE,
     MAX_STARTS,
     CalibrationReport,
+    Trials,
     calibrate,
+    clopper_pearson_upper,
     min_trials,
     split_runs,
     threshold_grid,
     trials,
 )
 from surelock.eval.dense import Canvas, DenseDecoder
+from surelock.eval.statistics import weighted_mean
 from surelock.eval.trace import trace_all
 from surelock.llm import LLM
 from surelock.params import LockParams, SamplingParams
@@ -64,9 +67,11 @@ class CalibrationResult:
 
     Attributes:
         report: the choice.
-        locked_run: the held-out prompts decoded with the rule found: sequences that lock anything, rate (of positions
-            whose posterior, still computed, ends more than delta from the locked one), locked_share, active_ratio.
-            None if no threshold passed.
+        locked_run: the held-out prompts decoded with the rule found: sequences that lock anything; rate (of positions
+            whose posterior, still computed, ends more than delta from the locked one) with a 95 % bootstrap interval
+            over sequences (rate_low, rate_high); violations, of one drawn position of each of these sequences, and
+            upper_bound, what they bound the risk of a locked run by at `confidence`; locked_share, active_ratio. None
+            if no threshold passed.
     """
 
     report: CalibrationReport
@@ -86,7 +91,8 @@ def run_calibration(
 
     Args:
         canvases: prompt parts; a third of them is held out.
-        params: how they are decoded; its lock is not used. Its seed, or 0, also splits them.
+        params: how they are decoded; its lock is not used. Its seed, or 0, also splits them, and with a prompt's number
+            added it is that prompt's.
         rule: its threshold is not used.
 
     Raises:
@@ -112,15 +118,26 @@ def run_calibration(
     progress("decoding the held-out prompts with locks")
     numbers = sorted(int(number) for run in held_out for number in run.canvases)
     locking = replace(free, lock=replace(rule, kl_threshold=report.kl_threshold))
-    locked = trace_all(decoder, [canvases[number] for number in numbers], locking)
+    locked = trace_all(decoder, [canvases[number] for number in numbers], locking, canvas_numbers=numbers)
     seen = trials(locked, [run.locked_at for run in locked], **choice)
-    found = {
+    return CalibrationResult(report, _locked_run(seen, risk.confidence))
+
+
+def _locked_run(seen: Trials, confidence: float) -> dict[str, Any]:
+    """See `CalibrationResult`."""
+    there, drawn = seen.locked > 0, int(seen.drawn.sum())
+    shares = (seen.violations[there] / seen.locked[there]).tolist()
+    rate = weighted_mean(shares, [1.0] * len(shares), seed=0) if shares else None
+    return {
         "sequences": seen.num_trials,
-        "rate": seen.rate if seen.num_trials else None,
+        "rate": None if rate is None else rate.value,
+        "rate_low": None if rate is None else rate.low,
+        "rate_high": None if rate is None else rate.high,
+        "violations": drawn,
+        "upper_bound": clopper_pearson_upper(drawn, seen.num_trials, confidence),
         "locked_share": float(seen.locked.sum() / max(seen.positions.sum(), 1)),
         "active_ratio": float(seen.active.mean()),
     }
-    return CalibrationResult(report, found)
 
 
 def calibration_facts(

@@ -11,7 +11,6 @@ from typing import Any, Final
 import orjson
 
 from surelock.eval.result_files import csv_table, markdown_table
-from surelock.eval.rules import NO_LOCK
 from surelock.eval.statistics import mcnemar, paired_difference
 from surelock.eval.task_eval import TaskAnswer
 
@@ -68,27 +67,36 @@ def answer_texts(answers: Sequence[TaskAnswer]) -> list[Row]:
 
 
 def summary_rows(answers: Sequence[TaskAnswer], *, seed: int) -> list[Row]:
+    """`summarized` of the answers."""
+    return summarized(answer_rows(answers), seed=seed)
+
+
+def summarized(answers: Sequence[Row], *, seed: int) -> list[Row]:
     """A row for each canvas, task, level and rule, with `all` for all levels of a task and for all tasks.
 
-    difference: of accuracy to no lock, over the same problems, with a 95 % bootstrap interval; num_lost and num_won:
-    problems that only no lock, or only the rule, got right; mcnemar_p: of these two. flops_ratio is of the sums, the
-    rest are means over problems.
+    Of either verdict (accuracy, and with `steps_` before the name steps_right) difference: to no lock, over the same
+    problems, with a 95 % bootstrap interval; num_lost and num_won: problems that only no lock, or only the rule, got
+    right; mcnemar_p: of these two. flops_ratio is of the sums, the rest are means over problems.
+
+    Args:
+        answers: rows of tasks.csv, numbers read.
+        seed: of the intervals.
     """
     rows: list[Row] = []
-    for canvas in dict.fromkeys(answer.canvas for answer in answers):
-        of_canvas = [answer for answer in answers if answer.canvas == canvas]
+    for canvas in dict.fromkeys(answer["canvas"] for answer in answers):
+        of_canvas = [answer for answer in answers if answer["canvas"] == canvas]
         for task, level, group in _groups(of_canvas):
             by_rule = {
-                rule: [answer for answer in group if answer.rule == rule]
-                for rule in dict.fromkeys(answer.rule for answer in group)
+                rule: [answer for answer in group if answer["rule"] == rule]
+                for rule in dict.fromkeys(answer["rule"] for answer in group)
             }
-            free = [answer.verdict.final for answer in by_rule[NO_LOCK]]
-            rows += [
-                {"canvas": canvas, "task": task, "level": level, "rule": rule}
-                | _means(own)
-                | _compared([answer.verdict.final for answer in own], free, is_free=rule == NO_LOCK, seed=seed)
-                for rule, own in by_rule.items()
-            ]
+            free = None
+            for rule, own in by_rule.items():
+                row = {"canvas": canvas, "task": task, "level": level, "rule": rule} | _means(own)
+                for verdict, prefix in (("final", ""), ("steps_right", "steps_")):
+                    row |= _compared(own, free, verdict, prefix, seed=seed)
+                rows.append(row)
+                free = free or own
     return rows
 
 
@@ -128,6 +136,8 @@ def markdown_page(content: Mapping[str, Any]) -> str:
             markdown_table(totals),
             "Share of problems with the right result:",
             markdown_table(accuracy_rows(rows)),
+            "Share of problems with every worked line right as well:",
+            markdown_table(accuracy_rows(rows, "steps_right")),
         ]
     environment = content["environment"]
     made_by = {
@@ -144,14 +154,17 @@ def markdown_page(content: Mapping[str, Any]) -> str:
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def accuracy_rows(rows: Sequence[Row]) -> list[Row]:
-    """Of the summary of one kind of canvas: a row for each task and level, a column for each rule."""
+def accuracy_rows(rows: Sequence[Row], verdict: str = "accuracy") -> list[Row]:
+    """Of the summary of one kind of canvas: a row for each task and level, a column for each rule.
+
+    verdict: the column that is shown, accuracy or steps_right.
+    """
     rules = list(dict.fromkeys(row["rule"] for row in rows))
     cells = {(row["task"], row["level"], row["rule"]): row for row in rows}
     places = dict.fromkeys((row["task"], row["level"]) for row in rows)
     return [
         {"task": task, "level": level, "num_problems": cells[task, level, rules[0]]["num_problems"]}
-        | {rule: cells[task, level, rule]["accuracy"] for rule in rules}
+        | {rule: cells[task, level, rule][verdict] for rule in rules}
         for task, level in places
     ]
 
@@ -164,34 +177,34 @@ def _numbered(answers: Sequence[TaskAnswer]) -> Iterator[tuple[int, TaskAnswer]]
         yield number, answer
 
 
-def _groups(answers: Sequence[TaskAnswer]) -> Iterator[tuple[str, int | str, list[TaskAnswer]]]:
-    for task in dict.fromkeys(answer.problem.task for answer in answers):
-        of_task = [answer for answer in answers if answer.problem.task == task]
-        levels = sorted({answer.problem.level for answer in of_task})
+def _groups(answers: Sequence[Row]) -> Iterator[tuple[str, int | str, list[Row]]]:
+    for task in dict.fromkeys(answer["task"] for answer in answers):
+        of_task = [answer for answer in answers if answer["task"] == task]
+        levels = sorted({answer["level"] for answer in of_task})
         for level in levels:
-            yield task, level, [answer for answer in of_task if answer.problem.level == level]
+            yield task, level, [answer for answer in of_task if answer["level"] == level]
         if len(levels) > 1:
             yield task, ALL, of_task
     yield ALL, ALL, list(answers)
 
 
-def _means(answers: Sequence[TaskAnswer]) -> Row:
+def _means(answers: Sequence[Row]) -> Row:
+    names = ("steps_right", "readable", "has_ended", "identical", "agreement", "active_ratio")
     return {
         "num_problems": len(answers),
-        "accuracy": fmean(answer.verdict.final for answer in answers),
-        "steps_right": fmean(answer.verdict.steps for answer in answers),
-        "readable": fmean(answer.verdict.form for answer in answers),
-        "has_ended": fmean(answer.has_ended for answer in answers),
-        "identical": fmean(answer.identical for answer in answers),
-        "agreement": fmean(answer.agreement for answer in answers),
-        "active_ratio": fmean(answer.active_ratio for answer in answers),
-        "flops_ratio": sum(answer.locked_flops for answer in answers) / sum(answer.base_flops for answer in answers),
+        "accuracy": fmean(answer["final"] for answer in answers),
+        **{name: fmean(answer[name] for answer in answers) for name in names},
+        "flops_ratio": sum(answer["locked_flops"] for answer in answers)
+        / sum(answer["base_flops"] for answer in answers),
     }
 
 
-def _compared(right: Sequence[bool], free: Sequence[bool], *, is_free: bool, seed: int) -> Row:
-    if is_free:
-        return dict.fromkeys(_DIFFERENCE)
-    difference, test = paired_difference(right, free, seed=seed), mcnemar(right, free)
+def _compared(own: Sequence[Row], free: Sequence[Row] | None, verdict: str, prefix: str, *, seed: int) -> Row:
+    """The columns of one verdict; free: without locks, None for that row itself."""
+    names = [prefix + name for name in _DIFFERENCE]
+    if free is None:
+        return dict.fromkeys(names)
+    right, others = ([bool(answer[verdict]) for answer in answers] for answers in (own, free))
+    difference, test = paired_difference(right, others, seed=seed), mcnemar(right, others)
     values = (difference.value, difference.low, difference.high, test.only_b, test.only_a, test.p_value)
-    return dict(zip(_DIFFERENCE, values, strict=True))
+    return dict(zip(names, values, strict=True))

@@ -96,13 +96,18 @@ def trace_all(
     canvases: Sequence[Canvas],
     params: SamplingParams,
     *,
+    canvas_numbers: Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: Progress = no_progress,
 ) -> list[Trace]:
-    """Traces of canvases of any lengths, grouped by length; every canvas is seeded with params.seed or 0.
+    """Traces of canvases of any lengths, grouped by length.
 
-    batch_size: canvases of one group at most. None: as many as fit in memory.
+    Args:
+        canvas_numbers: of the canvases; each has the seed params.seed (or 0) + its number. None: 0, 1, 2 ...
+        batch_size: canvases of one group at most. None: as many as fit in memory.
+        progress: called after each group.
     """
+    numbers = range(len(canvases)) if canvas_numbers is None else canvas_numbers
     traces: list[Trace] = []
     num_done = 0
     for indices in group_canvases(canvases):
@@ -111,7 +116,8 @@ def trace_all(
         size = batch_size or trace_batch_size(decoder, num_positions, _num_steps(params, group[0]))
         for start in range(0, len(group), size):
             part = slice(start, start + size)
-            traces.append(trace(decoder, group[part], params, canvas_numbers=indices[part]))
+            own = [numbers[index] for index in indices[part]]
+            traces.append(trace(decoder, group[part], params, canvas_numbers=own))
             num_done += len(indices[part])
             progress(num_done, len(canvases))
     return traces
@@ -134,6 +140,8 @@ def trace(
 ) -> Trace:
     """Decode canvases of one kind (see `DenseDecoder.steps`) with `params.lock` and measure every position.
 
+    canvas_numbers: as for `trace_all`.
+
     Raises: as `DenseDecoder.steps`.
     """
     recorder = Recorder()
@@ -141,7 +149,9 @@ def trace(
     hidden: list[Tensor] = []
     previous: Tensor | None = None
     rewritten: Tensor | None = None
-    for step in decoder.steps(canvases, params, seeds=params.seed or 0):
+    numbers = range(len(canvases)) if canvas_numbers is None else canvas_numbers
+    # Noise of its own for each: with one seed all would share it.
+    for step in decoder.steps(canvases, params, seeds=[(params.seed or 0) + number for number in numbers]):
         recorder.add(step)
         hidden.append(step.hidden)
         logit_step, log_step = _steps(step.logits, previous)
@@ -160,7 +170,6 @@ def trace(
         for name, values in zip(gaps, _gaps(of_step, previous, record.tokens, decoder.model.lm_head), strict=True):
             gaps[name].append(values.cpu().numpy())
     stacked = {name: np.stack(values) for name, values in (rows | gaps).items()}
-    numbers = range(len(canvases)) if canvas_numbers is None else canvas_numbers
     return Trace(
         **stacked,
         committed_at=record.committed_at.cpu().numpy(),

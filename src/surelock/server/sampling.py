@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from surelock.params import LockParams, SamplingParams
+from surelock.params import LOCK_PRESETS, LockParams, SamplingParams
 from surelock.server.errors import bad_request
 from surelock.server.schemas import GenerationRequest, LockFields
 
@@ -37,5 +37,4 @@ def lock_params(request: GenerationRequest) -> LockParams | None:
         if given:
             raise bad_request('lock has values and preset is "off"; leave one of them out', "lock")
         return None
-    paper = {"confidence_percentile": 20, "min_visible_steps": 0} if request.preset == "paper" else {}
-    return LockParams(**(paper | given))
+    return LockParams(**{**LOCK_PRESETS[request.preset], **given})

@@ -11,6 +11,7 @@ from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.eval.judge import Judge, perplexity
 from surelock.eval.metrics import agreement, distinct_n, entropy
 from surelock.eval.rules import NO_LOCK
+from surelock.eval.statistics import paired_difference
 from surelock.eval.text.intervals import perplexity_ratio
 from surelock.eval.text.prompts import TextPrompt
 from surelock.llm import LLM
@@ -75,7 +76,8 @@ def measure_continuations(
 
     Returns:
         rows: gen_ppl (micro-averaged, natural logs) and its ratio to no lock with a 95 % interval (bootstrap over
-            prompts); distinct-n and entropy in nats (mean over continuations); agreement with no lock, position by
+            prompts); distinct-n and entropy in nats (mean over continuations), with the paired difference of distinct-3
+            to no lock and its 95 % interval, as a low perplexity may be repetition; agreement with no lock, position by
             position; active_ratio (mean over prompts); flops_ratio (`exact`, total over prompts); masked_floor, the
             share of rows masked positions alone would be; end_share, of end ids among generated tokens. The last row of
             a setting is the real continuations'.
@@ -124,6 +126,11 @@ class _Run:
     texts: list[str]
     scores: Scores
 
+    @property
+    def distinct(self) -> list[float]:
+        """distinct-3 of each."""
+        return [distinct_n(output.token_ids, 3) for output in self.outputs]
+
     @classmethod
     def of(
         cls, llm: LLM, judge: Judge, prompts: Sequence[TextPrompt], canvases: list[Prompt], params: SamplingParams
@@ -139,11 +146,15 @@ class _Run:
         same = [agreement(a.token_ids, b.token_ids) for a, b in zip(self.outputs, baseline.outputs, strict=True)]
         exact = [output.stats.flops["exact"] for output in self.outputs]
         ratio = perplexity_ratio(self.scores, baseline.scores, seed=setting.seed)
+        moved = paired_difference(self.distinct, baseline.distinct, seed=setting.seed)
         masked = setting.max_tokens * (1 + 1 / self.outputs[0].stats.steps) / 2
         return _quality(ids, self.scores) | {
             "ppl_ratio": ratio.value,
             "ppl_ratio_low": ratio.low,
             "ppl_ratio_high": ratio.high,
+            "distinct_3_difference": moved.value,
+            "distinct_3_low": moved.low,
+            "distinct_3_high": moved.high,
             "agreement": fmean(same),
             "identical": sum(share == 1 for share in same),
             "active_ratio": fmean(output.stats.active_ratio for output in self.outputs),
@@ -162,10 +173,11 @@ class _Run:
                 "text": text,
                 "nats": nats,
                 "judge_tokens": count,
+                "distinct_3": distinct,
                 "active_ratio": output.stats.active_ratio,
             }
-            for index, (prompt, text, (nats, count), output) in enumerate(
-                zip(prompts, self.texts, self.scores, self.outputs, strict=True)
+            for index, (prompt, text, (nats, count), distinct, output) in enumerate(
+                zip(prompts, self.texts, self.scores, self.distinct, self.outputs, strict=True)
             )
         ]
 
