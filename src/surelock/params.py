@@ -71,6 +71,8 @@ class LockParams:
         kl_both_visible: also require that p_{t-1} was computed with the real token as input.
         prompt_lock_step: lock every visible prompt position once this step is done, whatever its KL. None: the prompt
             follows the same rule as generated tokens.
+        refresh: in every step that is a multiple of this, locked positions are computed once more, so that their keys
+            and values see what has changed since; they stay locked. None: never, as in the paper.
         allow_noise_eps: accept a `kl_threshold` below 1e-6 on a half-precision model, where it measures rounding.
 
     Raises:
@@ -83,6 +85,7 @@ class LockParams:
     min_visible_steps: int = 1
     kl_both_visible: bool = False
     prompt_lock_step: int | None = None
+    refresh: int | None = None
     allow_noise_eps: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +97,8 @@ class LockParams:
         _check_bool("lock.kl_both_visible", self.kl_both_visible)
         if self.prompt_lock_step is not None:
             _check_int("lock.prompt_lock_step", self.prompt_lock_step, 1, MAX_STEPS, "or None for no prompt rule")
+        if self.refresh is not None:
+            _check_int("lock.refresh", self.refresh, 1, MAX_STEPS, "or None for no refresh")
         _check_bool("lock.allow_noise_eps", self.allow_noise_eps)
 
     @classmethod

@@ -68,6 +68,7 @@ def inputs_of(canvas: Canvas, *, block_length: int = 99, **lock: float) -> StepI
             min_visible_steps=column(numbers["min_visible_steps"], integer),
             kl_both_visible=column(numbers.get("kl_both_visible", False), flag),
             prompt_lock_step=column(numbers.get("prompt_lock_step", 0), integer),
+            refresh=column(0, integer),
             has_gate=has_gate,
         ),
     )
@@ -112,7 +113,7 @@ def test_default_rule_locks_a_generated_position_one_forward_after_its_token_was
     for _ in range(3):
         run(canvas, model)
         states.append(canvas.state.tolist()[0])
-    masked, unmasked, locked = PositionState
+    masked, unmasked, locked, _ = PositionState
     assert states == [
         [unmasked, masked, masked, unmasked],  # nothing locks at t = 1: there is no posterior before it
         [locked, masked, unmasked, locked],  # position 3 was committed at 1 and read at 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -59,6 +60,24 @@ def test_active_rows_never_grow_and_cover_the_masks(lock: LockParams, steps: int
     # Quota per step is at most ceil(20 / steps), so this many are still masked before step t.
     for t, rows in enumerate(request.active_rows):
         assert rows >= max(0, 20 - t * -(-20 // steps))
+
+
+@pytest.mark.parametrize("graphs", [None, Replayed()])
+def test_a_refresh_computes_locked_positions_and_leaves_them_locked(graphs: Replayed | None) -> None:
+    engine = Engine(tiny_model(), EngineConfig(poison=True), graphs=graphs)
+    lock = LockParams(kl_threshold=50.0, refresh=4)
+    request = engine.add_request(prompt(3), SamplingParams(max_tokens=20, lock=lock))
+    shown: list[Snapshot] = []
+    while engine.has_unfinished:
+        # Rows may rise again, so the scheduler keeps room for the whole canvas.
+        assert request.num_rows == 30
+        shown += engine.step()
+    rows = request.active_rows
+    assert rows[0] == rows[3] == rows[7] == 30
+    assert max(rows[4:7]) < 30
+    for before, after in pairwise(shown):
+        for step, later in zip(before.locked_at, after.locked_at, strict=True):
+            assert step is None or step == later
 
 
 def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:

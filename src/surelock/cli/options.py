@@ -164,6 +164,14 @@ class LockOptions:
             help="Lock the whole prompt after this step.", show_default="as generated text", rich_help_panel=LOCK_PANEL
         ),
     ] = None
+    refresh: Annotated[
+        int | None,
+        typer.Option(
+            help="Compute locked positions once more in every step that is a multiple of this.",
+            show_default="never",
+            rich_help_panel=LOCK_PANEL,
+        ),
+    ] = None
     allow_noise_eps: Annotated[
         bool,
         typer.Option(
@@ -216,7 +224,7 @@ class LockOptions:
         if self.no_lock:
             return None
         if self.paper:
-            fixed = ("confidence_percentile", "min_visible_steps", "kl_both_visible", "prompt_lock_step")
+            fixed = ("confidence_percentile", "min_visible_steps", "kl_both_visible", "prompt_lock_step", "refresh")
             self._refuse(
                 [name for name in fixed if name in given], "--paper", "--paper fixes it: leave one of them out"
             )

@@ -11,15 +11,19 @@ Mask = Tensor  # bool [S, L]
 
 
 class PositionState(IntEnum):
-    """One value per position, so a position that is locked and masked cannot be written down."""
+    """One value per position, so a position that is locked and masked cannot be written down.
+
+    OUTSIDE: the slot is empty, or its request's canvas ends before the position.
+    """
 
     MASKED = 0
     UNMASKED = 1
     LOCKED = 2
+    OUTSIDE = 3
 
 
 class Canvas:
-    """State of every position of S slots of L positions; a position outside its request's canvas counts as LOCKED.
+    """State of every position of S slots of L positions.
 
     Tensors keep their addresses, so a captured graph may hold them. What rows are read from or written to is flat,
     [S L + 1, ...]: cell slot * L + position, and a last cell for rows that pad.
@@ -63,7 +67,7 @@ class Canvas:
     def _set_up_dense(self) -> None:
         shape, device = (self.num_slots, self.length), self.device
         self.position = torch.arange(self.length, device=device)
-        self.state = torch.full(shape, int(PositionState.LOCKED), dtype=torch.uint8, device=device)
+        self.state = torch.full(shape, int(PositionState.OUTSIDE), dtype=torch.uint8, device=device)
         self.age = torch.zeros(shape, dtype=torch.int32, device=device)
         self.locked_at = torch.zeros(shape, dtype=torch.int32, device=device)
         self.computed_at = torch.full(shape, -1, dtype=torch.int32, device=device)
@@ -100,7 +104,17 @@ class Canvas:
     @property
     def active(self) -> Mask:
         """Positions that may be computed in the next step: all that are not locked."""
-        return (self.state != PositionState.LOCKED) & ~(self.failed | self.done).unsqueeze(1)
+        return (self.state < PositionState.LOCKED) & self._runs
+
+    @property
+    def locked(self) -> Mask:
+        """Locked positions of the slots that go on."""
+        return (self.state == PositionState.LOCKED) & self._runs
+
+    @property
+    def _runs(self) -> Tensor:
+        """bool [S, 1]."""
+        return ~(self.failed | self.done).unsqueeze(1)
 
     def put(self, slot: int, token_ids: Tensor, masked: Tensor) -> None:
         """Start a request in `slot`: token_ids [N] int64 with MASK where masked [N] bool."""
@@ -114,7 +128,7 @@ class Canvas:
 
     def clear(self, slot: int) -> None:
         """Empty a slot: nothing in it is active."""
-        self.state[slot] = PositionState.LOCKED
+        self.state[slot] = PositionState.OUTSIDE
         self.age[slot] = 0
         self.given[slot] = False
         self.locked_at[slot] = 0

@@ -121,12 +121,14 @@ def naive_decode(
             waiting_since = torch.where(masked | (age > 0), computed_at, -1)
             due_masks = _turns(active & masked, waiting_since, share, max_quota)
             active = due_masks | _turns(active & ~masked, waiting_since, share, 0)
-        computed_at[active] = t
-        result.active_rows.append(int(active.sum()))
-        fresh = [_forward(model, stream, active) for stream in streams]  # 7-14
+        # Beyond the paper: a refresh computes the locked positions once more; they stay locked.
+        rows = active | locked if lock_params.refresh and t % lock_params.refresh == 0 else active
+        computed_at[rows] = t
+        result.active_rows.append(int(rows.sum()))
+        fresh = [_forward(model, stream, rows) for stream in streams]  # 7-14
         logits = torch.full((num_positions, model.lm_head.vocab_size), torch.nan, device=model.device)
-        logits[active] = _guided([head_logits(hidden, model.lm_head) for hidden, _ in fresh], params.cfg_scale)  # 15
-        age += active & ~masked
+        logits[rows] = _guided([head_logits(hidden, model.lm_head) for hidden, _ in fresh], params.cfg_scale)  # 15
+        age += rows & ~masked
 
         # 16: the official LLaDA sampler; DECISION: MASK itself is never proposed unless allow_mask.
         candidates = [i for i in range(block.end) if active[i] and masked[i]] if k else []

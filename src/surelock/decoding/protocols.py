@@ -50,7 +50,7 @@ class LockNumbers:
         percentile: float64; NaN where the gate is off.
         gate_scope: int64, a `GateScopeCode`.
         min_visible_steps: int64. `kl_both_visible`: bool.
-        prompt_lock_step: int64; 0 where there is no prompt rule.
+        prompt_lock_step: int64; 0 where there is no prompt rule. `refresh`: int64; 0 where there is none.
         has_gate: whether any of the S has one, known on the host.
     """
 
@@ -60,12 +60,17 @@ class LockNumbers:
     min_visible_steps: Tensor
     kl_both_visible: Tensor
     prompt_lock_step: Tensor
+    refresh: Tensor
     has_gate: bool
 
     @property
     def locks(self) -> Tensor:
         """bool [S], whether a position of the slot may ever lock."""
         return self.kl_threshold >= 0
+
+    def refreshes(self, step: Tensor) -> Tensor:
+        """bool [S], whether locked positions are computed in this 1-based step."""
+        return (self.refresh > 0) & (step % self.refresh.clamp_min(1) == 0)
 
     @property
     def measures_late(self) -> Tensor:

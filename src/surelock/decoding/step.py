@@ -7,7 +7,8 @@
     17-19   D = KL(p_t || p_{t-1}) and u = 1 - max p of the rows that may lock; no D on a request's first step
     20      candidates: active, unmasked and visible
     21-23   the locking rule locks some of them
-    24-25   nothing to do: a locked row's keys and values stay where they are because nobody writes there any more
+    24-25   nothing to do: a locked row's keys and values stay where they are because nothing writes there any more,
+            until a step that refreshes them
 
 `compute` is lines 6 to 14 and `decide` the rest. `decide` also moves each slot on to its next step and ends with
 `look_ahead`, which chooses and counts what that step will need: the canvas knows where every request is, and the host
@@ -69,7 +70,7 @@ class StepKind:
     Attributes:
         policies: names of the unmasking policies in use.
         may_sample: a temperature is above 0.
-        may_lock: a request may lock.
+        may_lock: a request may lock. `refreshes`: one of those computes locked positions once more now and then.
         has_gate: one of those has a confidence gate.
         measures_late: one of those is `LockNumbers.measures_late`.
     """
@@ -77,6 +78,7 @@ class StepKind:
     policies: frozenset[str] = frozenset({"low_confidence"})
     may_sample: bool = False
     may_lock: bool = True
+    refreshes: bool = False
     has_gate: bool = False
     measures_late: bool = False
 
@@ -216,10 +218,11 @@ def decide(canvas: Canvas, inputs: StepInputs, method: Method, capacity: Capacit
 
     # 20-23; nothing locks in the last step, whose output is already fixed
     if kind.may_lock:
-        visible = rows & (canvas.age >= inputs.lock.min_visible_steps.unsqueeze(1))
+        active = rows & canvas.active if kind.refreshes else rows
+        visible = active & (canvas.age >= inputs.lock.min_visible_steps.unsqueeze(1))
         may_lock = (inputs.lock.locks & ~canvas.done).unsqueeze(1)
         candidates = visible & (~masked | committed) & may_lock & healthy
-        view = LockView(candidates, rows, canvas.age, canvas.given, step)
+        view = LockView(candidates, active, canvas.age, canvas.given, step)
         decision = method.locking.evaluate(view, inputs.lock, measure)
     else:
         decision = LockDecision(torch.zeros_like(rows), torch.zeros_like(step))
@@ -245,6 +248,8 @@ def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
     """
     blocks, lock = inputs.blocks, inputs.lock
     rows, masked = method.selector.select(canvas), canvas.masked
+    if inputs.kind.refreshes:
+        rows |= canvas.locked & lock.refreshes(canvas.step + 1).unsqueeze(1)
     canvas.block_end.copy_(blocks.end(canvas.block))
     before_end = masked & (canvas.position < canvas.block_end.unsqueeze(1))
     num_masks = (before_end & (canvas.position >= blocks.start_of_count(canvas.block).unsqueeze(1))).sum(1)

@@ -205,6 +205,7 @@ def step_kind(running: Iterable[Request]) -> StepKind:
         policies=frozenset(request.params.unmasking for request in requests),
         may_sample=any(request.params.temperature > 0 for request in requests),
         may_lock=bool(locks),
+        refreshes=any(lock.refresh is not None for lock in locks),
         has_gate=any(lock.confidence_percentile is not None for lock in locks),
         measures_late=any(
             lock.min_visible_steps == 0 or (lock.confidence_percentile is not None and lock.gate_scope == "active")

@@ -81,8 +81,9 @@ class Request:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all its streams that its next step computes; no later step computes more."""
-        return self.num_next * self.num_streams
+        """Rows of all its streams that any step from the next one on computes at most."""
+        num = self.num_next if self.lock.refresh is None else self.num_positions
+        return num * self.num_streams
 
     @property
     def step(self) -> int:

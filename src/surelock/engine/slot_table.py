@@ -30,10 +30,11 @@ class Column(IntEnum):
     MIN_VISIBLE_STEPS = 16
     KL_BOTH_VISIBLE = 17
     PROMPT_LOCK_STEP = 18
-    NUM_KEYS = 19
-    KV_START = 20
-    KV_START_UNCONDITIONAL = 21
-    CFG_SCALE = 22  # float64
+    REFRESH = 19
+    NUM_KEYS = 20
+    KV_START = 21
+    KV_START_UNCONDITIONAL = 22
+    CFG_SCALE = 23  # float64
 
 
 _BLOCK_FIELDS = tuple(field.name for field in fields(Blocks))
@@ -83,6 +84,7 @@ class SlotTable:
         column[Column.MIN_VISIBLE_STEPS] = lock.min_visible_steps
         column[Column.KL_BOTH_VISIBLE] = lock.kl_both_visible
         column[Column.PROMPT_LOCK_STEP] = lock.prompt_lock_step or 0
+        column[Column.REFRESH] = lock.refresh or 0
         column[Column.NUM_KEYS] = request.num_positions
         column[Column.KV_START] = request.kv_starts[0]
         column[Column.KV_START_UNCONDITIONAL] = request.kv_starts[-1]
@@ -138,6 +140,7 @@ class SlotTable:
                 min_visible_steps=integer(Column.MIN_VISIBLE_STEPS),
                 kl_both_visible=flag(Column.KL_BOTH_VISIBLE),
                 prompt_lock_step=integer(Column.PROMPT_LOCK_STEP),
+                refresh=integer(Column.REFRESH),
                 has_gate=kind.has_gate,
             ),
         )

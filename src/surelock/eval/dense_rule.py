@@ -37,5 +37,6 @@ def lock_numbers(lock: LockParams, num: int, device: torch.device) -> LockNumber
         min_visible_steps=integer(lock.min_visible_steps),
         kl_both_visible=integer(lock.kl_both_visible) != 0,
         prompt_lock_step=integer(lock.prompt_lock_step or 0),
+        refresh=integer(lock.refresh or 0),
         has_gate=percentile is not None,
     )

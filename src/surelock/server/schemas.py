@@ -28,6 +28,7 @@ class LockFields(Strict):
     min_visible_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)] | None = None
     kl_both_visible: bool | None = None
     prompt_lock_step: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    refresh: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     allow_noise_eps: bool | None = None
 
 
