@@ -9,12 +9,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,18 +160,29 @@ def test_test_command_is_the_one_promised() -> None:
 
 def run_ci(folder: Path, readme: str) -> subprocess.CompletedProcess[str]:
     shutil.copytree(ROOT / ".ci", folder / ".ci")
+    shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "README.md").write_text(readme)
     # From elsewhere: the script finds its own checkout.
     return run_bash(shlex.quote(str(folder / ".ci" / "run")), folder.parent)
 
 
-def test_ci_runs_the_test_command_verbatim_and_no_other(tmp_path: Path) -> None:
+def test_ci_runs_the_test_command_verbatim_then_with_the_oldest_versions(tmp_path: Path) -> None:
     checkout = tmp_path / "a folder"
     readme = (ROOT / "README.md").read_text()
-    probe = 'printf \'%s|\' "$PWD" "$PIP_CONSTRAINT" && test -f "$PIP_CONSTRAINT"'
+    probe = 'printf \'%s|\' .venv "$PWD" "${PIP_CONSTRAINT-}"'
     result = run_ci(checkout, readme.replace(f"```bash\n{TEST_COMMAND}\n```", f"```bash\n{probe}\n```"))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout == f"+ {probe}\n{checkout}|.ci/constraints.txt|"
+    newest = f"+ {probe}\n.venv|{checkout}||"
+    constraints = ".venv-oldest/constraints.txt"
+    oldest = f"+ {probe.replace('.venv', '.venv-oldest')}\n.venv-oldest|{checkout}|{constraints}|"
+    assert result.stdout == newest + oldest
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    # The project's own extras have no version.
+    bounds = [re.sub(r"\[.*?\]", "", each) for each in requirements if not each.startswith("surelock[")]
+    pinned = (checkout / constraints).read_text().splitlines()
+    for bound, pin in zip(bounds, pinned, strict=True):
+        assert re.split("[,;]", bound)[0] == pin.replace("==", ">=")
 
 
 def test_ci_fails_when_the_test_command_fails(tmp_path: Path) -> None:
