@@ -32,8 +32,6 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-# A first run of mypy reads all of torch and transformers.
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "arguments",
     [("ruff", "check", "."), ("ruff", "format", "--check", "--diff", "."), ("mypy",)],

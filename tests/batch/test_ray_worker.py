@@ -160,7 +160,6 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 # Ray's own, about its sockets, files and future versions.
 @pytest.mark.filterwarnings("default")
 def test_on_real_ray(folder: Path, model: Path) -> None:

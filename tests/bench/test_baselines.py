@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,16 +91,25 @@ def official(folder: Path) -> Any:
     return load_baseline("official", folder, TINY, device=CPU, dtype=torch.bfloat16)
 
 
-def test_official_times_steady_steps(folder: Path) -> None:
+def let_only_sleep_take_time(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's clock shows what its sampler has slept."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(sys.modules["surelock_peers.clock"], "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setitem(peer.generate.__globals__, "time", SimpleNamespace(sleep=sleep))
+
+
+def test_official_times_steady_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = official(folder)
+    let_only_sleep_take_time(peer, monkeypatch)
     assert peer.facts["name"] == peer.name == "official"
     assert {parameter.dtype for parameter in peer.model.parameters()} == {torch.bfloat16}
     assert torch.get_default_dtype() == torch.float32
     assert peer.model.config.use_cache is False
-    start = time.perf_counter()
-    ms = peer.step_ms(2, 8, 500)
-    assert 1.0 <= ms < 30.0
-    assert time.perf_counter() - start < 1.0
+    assert peer.step_ms(2, 8, 500) == pytest.approx(1.0)
     # Four to warm up and 32 timed; the hook that ends the run comes before the forward.
     assert peer.model.calls == 36
 
@@ -120,11 +129,12 @@ def test_the_peers_revision_is_recorded(folder: Path) -> None:
     assert changed["sha256"] != revision["sha256"]
 
 
-def test_runs_shorter_than_what_is_timed(folder: Path) -> None:
+def test_runs_shorter_than_what_is_timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = official(folder)
-    assert peer.step_ms(1, 8, 16) >= 1.0
+    let_only_sleep_take_time(peer, monkeypatch)
+    assert peer.step_ms(1, 8, 16) == pytest.approx(1.0)
     assert peer.model.calls == 16
-    assert peer.step_ms(1, 8, 2) >= 1.0
+    assert peer.step_ms(1, 8, 2) == pytest.approx(1.0)
 
 
 def test_a_peer_that_has_no_such_model(folder: Path) -> None:

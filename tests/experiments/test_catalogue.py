@@ -25,9 +25,6 @@ from surelock.experiments.rules import NO_LOCK, default_rule, paper_rule
 from tests.cli.conftest import assert_one_line_error
 from tests.experiments.conftest import LIMIT, Ran, run
 
-# The first test waits for the run of all experiments.
-pytestmark = pytest.mark.timeout(600)
-
 each_experiment = pytest.mark.parametrize("own", experiments(), ids=[each.folder for each in experiments()])
 
 

@@ -17,9 +17,6 @@ from surelock.experiments.registry import experiments
 from tests.cli.conftest import assert_one_line_error
 from tests.experiments.conftest import Ran
 
-# The first test waits for the run of all experiments.
-pytestmark = pytest.mark.timeout(600)
-
 
 def bind(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["report", *arguments], catch_exceptions=False)

@@ -22,11 +22,15 @@ class FaultyEngine:
     Args:
         broken: {max_tokens of a request: why its first step fails it, None for logits that are not finite}.
         held: no step begins until `go` is set.
+        held_after: so many steps are done, and the next one waits for `go` again.
     """
 
-    def __init__(self, llm: LLM, *, broken: Broken | None = None, held: bool = False) -> None:
+    def __init__(
+        self, llm: LLM, *, broken: Broken | None = None, held: bool = False, held_after: int | None = None
+    ) -> None:
         self._engine = Engine(llm.transformer, llm.engine_config)
         self.broken = broken or {}
+        self._held_after = held_after
         self.raise_in_step: Exception | None = None
         self.go = threading.Event()
         if not held:
@@ -50,6 +54,8 @@ class FaultyEngine:
         if self.raise_in_step is not None:
             raise self.raise_in_step
         self.num_steps += 1
+        if self.num_steps == self._held_after:
+            self.go.clear()
         return [self._checked(snapshot) for snapshot in self._engine.step(watched=watched or bool(self.broken))]
 
     def _checked(self, snapshot: Snapshot) -> Snapshot:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,7 @@ from surelock.llm import LLM
 from surelock.server.run import Server
 from surelock.server.service import Service
 from surelock.server.settings import ServerSettings
-
-WAIT_SECONDS = 20.0
+from tests.waiting import WAIT_SECONDS, until
 
 
 @dataclass
@@ -45,14 +43,6 @@ class Running:
         """Nothing is admitted, running or waiting."""
         until(lambda: self.service.admission.num_admitted == 0)
         until(lambda: self.service.engine.num_running + self.service.engine.num_waiting == 0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread to get somewhere."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from surelock.server import admission
 from surelock.server.admission import Admission
 from surelock.server.errors import ApiError
 from surelock.server.metrics import Metrics
@@ -38,14 +40,26 @@ def test_a_body_on_its_way_holds_a_place() -> None:
     asyncio.run(rush())
 
 
-def test_a_slow_body_does_not_hold_it_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "_COMING_SECONDS", 0.01)
+def timers_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What the running loop is asked to call later, for the test to call instead."""
+    loop, timers = asyncio.get_running_loop(), list[Callable[[], object]]()
 
+    def call_later(seconds: float, callback: Callable[..., object], *arguments: object) -> asyncio.TimerHandle:
+        assert seconds == 1.0
+        timers.append(partial(callback, *arguments))
+        return loop.call_at(math.inf, callback)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    return timers
+
+
+def test_a_slow_body_does_not_hold_it_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow() -> None:
-        own = admission_of()
+        own, timers = admission_of(), timers_by_hand(monkeypatch)
         with own.coming(""), own.coming(""):
             assert refused_with(own) == "queue_full"
-            await asyncio.sleep(0.05)
+            for expire in timers:
+                expire()
             assert refused_with(own) is None
             with own.coming(""):
                 assert refused_with(own) is None
@@ -55,13 +69,11 @@ def test_a_slow_body_does_not_hold_it_for_long(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_slow_body_is_refused_at_its_end_if_others_took_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "_COMING_SECONDS", 0.01)
-
     async def slow() -> None:
-        own = admission_of()
+        own, timers = admission_of(), timers_by_hand(monkeypatch)
         body = own.coming("")
         body.__enter__()
-        await asyncio.sleep(0.05)
+        timers[0]()
         with own.admitted(2, ""), pytest.raises(ApiError, match="places are taken"):
             body.__exit__(None, None, None)
         with pytest.raises(ApiError, match="shutting down"), own.coming(""):

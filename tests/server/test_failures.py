@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,22 +23,29 @@ from surelock.engine.snapshot import Snapshot
 from surelock.errors import OutOfMemoryError
 from surelock.tokenizer import Tokenizer
 from tests.server.faulty_engine import Broken, FaultyEngine
-from tests.server.running import Running, running, until
+from tests.server.running import Running, running
 from tests.server.sse import events
+from tests.server.test_http import request
 from tests.server.test_requests import envelope
 from tests.server.tiny_llm import tiny_llm
+from tests.waiting import WAIT_SECONDS, until
 
 COMPLETIONS = "/v1/completions"
 
 
 @contextmanager
 def faulty(
-    llm: LLM, *, broken: Broken | None = None, held: bool = False, **settings: Any
+    llm: LLM,
+    *,
+    broken: Broken | None = None,
+    held: bool = False,
+    held_after: int | None = None,
+    **settings: Any,
 ) -> Iterator[tuple[Running, list[FaultyEngine]]]:
     engines: list[FaultyEngine] = []
 
     def make() -> FaultyEngine:
-        engines.append(FaultyEngine(llm, broken=broken, held=held and not engines))
+        engines.append(FaultyEngine(llm, broken=broken, held=held and not engines, held_after=held_after))
         return engines[-1]
 
     with running(llm, make, **settings) as server:
@@ -75,7 +83,7 @@ def test_case_5_and_16_a_failed_request_hurts_nobody_else(
     with faulty(llm, broken={7: error}) as (server, engines):
         neighbour = in_background(server, max_tokens=12)
         envelope(ask(server, max_tokens=7), status, code)
-        assert neighbour.result(20).status_code == 200
+        assert neighbour.result(WAIT_SECONDS).status_code == 200
         with server.client.stream(
             "POST", COMPLETIONS, json={"prompt": "a", "max_tokens": 7, "stream": True}
         ) as streamed:
@@ -91,7 +99,7 @@ def test_case_16_and_17_an_error_of_the_engine_ends_its_requests_and_starts_a_ne
         until_engine_has(server, 1)
         engine_of(engines).raise_in_step = RuntimeError("secret of the kernel")
         engine_of(engines).go.set()
-        error = envelope(waiting.result(20), 503, "engine_error")
+        error = envelope(waiting.result(WAIT_SECONDS), 503, "engine_error")
         assert "secret" not in error["message"]
         assert "retry-after" in waiting.result().headers
         assert ask(server).status_code == 200
@@ -139,7 +147,7 @@ def test_case_13_a_full_queue_refuses_before_it_looks(llm: LLM, monkeypatch: pyt
         monkeypatch.undo()
         assert server.metric("surelock_admission_rejections_total", reason="queue_full") == 2
         engine_of(engines).go.set()
-        assert admitted.result(20).status_code == 200
+        assert admitted.result(WAIT_SECONDS).status_code == 200
         server.until_idle()
         assert ask(server).status_code == 200
 
@@ -151,7 +159,7 @@ def test_case_13_a_request_with_too_many_choices_for_the_room_left(llm: LLM) -> 
         until_engine_has(server, 1)
         envelope(ask(server, n=size + 1), 503, "queue_full")
         engine_of(engines).go.set()
-        assert first.result(20).status_code == 200
+        assert first.result(WAIT_SECONDS).status_code == 200
 
 
 def test_case_13_a_limit_for_each_key(llm: LLM) -> None:
@@ -166,22 +174,29 @@ def test_case_13_a_limit_for_each_key(llm: LLM) -> None:
             COMPLETIONS, {"prompt": "a", "max_tokens": 1}, headers={"Authorization": "Bearer second-key"}
         )
         assert other.status_code == 200
-        assert first.result(20).status_code == 200
+        assert first.result(WAIT_SECONDS).status_code == 200
         assert server.metric("surelock_admission_rejections_total", reason="too_many_requests") == 1
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_case_14_a_deadline(llm: LLM, streamed: bool) -> None:
     with faulty(llm, held=True) as (server, engines):
+        num_late = 0
         if streamed:
-            # Accepted between two steps, then nothing happens.
-            body = {"prompt": "a", "max_tokens": 2, "stream": True, "timeout": 0.2}
-            with server.client.stream("POST", COMPLETIONS, json=body) as got:
-                assert events(got.iter_lines())[-1]["error"]["code"] == "deadline_exceeded"
+            # Accepted between two steps, then nothing happens. A machine that is too slow to accept it gets more time.
+            has_begun, seconds = False, 0.2
+            while not has_begun:
+                body = {"prompt": "a", "max_tokens": 2, "stream": True, "timeout": seconds}
+                with server.client.stream("POST", COMPLETIONS, json=body) as got:
+                    has_begun = got.status_code == 200
+                    if has_begun:
+                        assert events(got.iter_lines())[-1]["error"]["code"] == "deadline_exceeded"
+                seconds, num_late = 4 * seconds, num_late + 1
         else:
             envelope(ask(server, timeout=0.2), 504, "deadline_exceeded")
+            num_late = 1
         server.until_idle()
-        assert server.metric("surelock_aborts_total", reason="deadline") == 1
+        assert server.metric("surelock_aborts_total", reason="deadline") == num_late
         engine_of(engines).go.set()
         assert ask(server).status_code == 200
 
@@ -200,7 +215,7 @@ def test_a_stalled_engine_is_not_ready_and_alive(llm: LLM) -> None:
         gate = threading.Event()
 
         def stuck_step(*, watched: bool = True) -> list[Snapshot]:
-            gate.wait(20)
+            gate.wait(WAIT_SECONDS)
             return []
 
         engine_of(engines).step = stuck_step  # type: ignore[method-assign]
@@ -209,7 +224,7 @@ def test_a_stalled_engine_is_not_ready_and_alive(llm: LLM) -> None:
         envelope(server.client.get("/health"), 503, "engine_stalled")
         assert server.client.get("/livez").status_code == 200
         gate.set()
-        stuck.result(20)
+        stuck.result(WAIT_SECONDS)
 
 
 def test_an_engine_whose_thread_has_ended_is_not_ready_at_once(llm: LLM) -> None:
@@ -217,25 +232,27 @@ def test_an_engine_whose_thread_has_ended_is_not_ready_at_once(llm: LLM) -> None
         assert server.client.get("/readyz").status_code == 200
         engine = server.service.engine
         engine._thread.close(drain=False)
-        engine._thread.join(20)
+        engine._thread.join(WAIT_SECONDS)
         assert engine.is_stopped
         envelope(server.client.get("/readyz"), 503, "engine_stalled")
         assert server.client.get("/livez").status_code == 200
 
 
-async def leave(url: str, *, streamed: bool, seconds: float) -> None:
+async def leave(url: str, *, streamed: bool, seconds: float | None) -> None:
+    """Ask and go, after some time or, with None, after the first line."""
     body = {"prompt": "Once upon a time", "max_tokens": 40, "n": 2, "stream": streamed}
-    async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_SECONDS, trust_env=False) as client:
         try:
             async with asyncio.timeout(seconds):
                 async with client.stream("POST", COMPLETIONS, json=body) as answer:
                     async for _ in answer.aiter_lines():
-                        pass
+                        if seconds is None:
+                            return
         except TimeoutError:
             return
 
 
-@pytest.mark.parametrize("num", [24, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("num", [24, pytest.param(1000, marks=pytest.mark.slow)])
 def test_case_11_nothing_is_left_of_clients_that_go(llm: LLM, num: int) -> None:
     chance = random.Random(1)
 
@@ -248,32 +265,40 @@ def test_case_11_nothing_is_left_of_clients_that_go(llm: LLM, num: int) -> None:
 
         await asyncio.gather(*map(one, range(num)))
 
-    with running(llm) as server:
+    with faulty(llm, held=True) as (server, engines):
+        # This one goes before it can be answered, however slow the machine is.
+        asyncio.run(leave(server.url, streamed=True, seconds=None))
+        until(lambda: server.metric("surelock_aborts_total", reason="disconnect") == 1)
+        engine_of(engines).go.set()
         expected = ask(server, max_tokens=12).json()["choices"][0]["text"]
         asyncio.run(all_leave(server.url))
         server.until_idle()
         metrics = server.client.get("/metrics").text
         assert "surelock_requests_running 0.0" in metrics
         assert "surelock_requests_waiting 0.0" in metrics
-        assert server.metric("surelock_aborts_total", reason="disconnect") > 0
         until(lambda: len(server.server.server_state.tasks) == 0)
         assert ask(server, max_tokens=12).json()["choices"][0]["text"] == expected
 
 
 def test_case_11_a_step_is_enough_to_be_gone(llm: LLM) -> None:
-    with faulty(llm) as (server, engines):
-        # Unstreamed, as this handler would run to its end otherwise.
-        with pytest.raises(httpx.ReadTimeout):
-            server.client.post(COMPLETIONS, json={"prompt": "a", "max_tokens": 200}, timeout=0.3)
-        before = engine_of(engines).num_steps
+    # Unstreamed, as this handler would run to its end otherwise.
+    body = b'{"prompt": "a", "max_tokens": 200}'
+    head = request(COMPLETIONS, "Content-Type: application/json", f"Content-Length: {len(body)}", method="POST")
+    with faulty(llm, held_after=3) as (server, engines):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head + body)
+            until(lambda: engine_of(engines).num_steps == 3)
         server.until_idle()
-        assert engine_of(engines).num_steps - before <= 5
+        assert engine_of(engines).num_steps == 3
+        assert server.metric("surelock_aborts_total", reason="disconnect") == 1
 
 
 def test_case_11_a_request_that_waits_leaves_the_queue(llm: LLM) -> None:
     with faulty(llm, held=True) as (server, _):
         with pytest.raises(httpx.ReadTimeout):
-            server.client.post(COMPLETIONS, json={"prompt": "a", "n": 30}, timeout=0.2)
+            server.client.post(
+                COMPLETIONS, json={"prompt": "a", "n": 30}, timeout=httpx.Timeout(WAIT_SECONDS, read=0.2)
+            )
         server.until_idle()
 
 
@@ -305,7 +330,7 @@ def test_case_31_unique_requests_leave_nothing_behind(llm: LLM) -> None:
 def test_case_35_a_clock_that_jumps_changes_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(llm) as server:
         monkeypatch.setattr(time, "time", lambda: -1e9)
-        assert ask(server, timeout=10).status_code == 200
+        assert ask(server, timeout=600).status_code == 200
         assert server.client.get("/readyz").status_code == 200
 
 

@@ -9,13 +9,14 @@ import pytest
 
 from surelock import LLM, SamplingParams
 from tests.server.running import Running
+from tests.waiting import WAIT_SECONDS
 
 PROMPT = "Once upon a time, in a small town"
 
 
 @pytest.fixture(scope="module")
 def client(shared: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="unused", max_retries=0, timeout=20) as client:
+    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="unused", max_retries=0, timeout=WAIT_SECONDS) as client:
         yield client
 
 

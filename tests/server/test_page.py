@@ -13,6 +13,7 @@ import pytest
 
 from surelock.llm import LLM
 from tests.server.running import Running, running
+from tests.waiting import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Locator, Page
@@ -22,7 +23,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 if CHROMIUM is None:
     pytest.skip("there is no chromium on this machine", allow_module_level=True)
 expect = playwright.expect
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=1000 * WAIT_SECONDS)
 
 KEY = "a-key-of-this-test"
 PROMPT = "The <b>whale</b> was "

@@ -33,6 +33,7 @@ from surelock.server.replica import RayMetrics, Replica, ReplicaOptions
 from surelock.server.replicas import Signals, serve_on_ray
 from surelock.server.settings import ServerSettings
 from tests.server.running import Running, running
+from tests.waiting import WAIT_SECONDS
 
 KEY = "a-key-of-the-test"
 
@@ -313,7 +314,7 @@ class RayProcess:
         self.until(lambda: any("serving at" in line for line in self.lines))
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert self.popen.poll() is None, self.lines
             assert time.monotonic() < deadline, self.lines
@@ -328,10 +329,10 @@ class RayProcess:
     def close(self) -> None:
         self.popen.terminate()
         try:
-            self.popen.wait(60)
+            self.popen.wait(WAIT_SECONDS)
         finally:
             self.popen.kill()
-            self.reader.join(10)
+            self.reader.join(WAIT_SECONDS)
             assert self.popen.stdout is not None
             self.popen.stdout.close()
 
@@ -359,12 +360,12 @@ def cluster() -> Iterator[RayProcess]:
 
 @contextmanager
 def client_of(cluster: RayProcess, key: str = KEY) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{cluster.url}/v1", api_key=key, max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=f"{cluster.url}/v1", api_key=key, max_retries=0, timeout=WAIT_SECONDS) as client:
         yield client
 
 
 PROMPTS = ("The sea was", "Call me", "It was a dark", "Once upon a time")
-on_ray = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+on_ray = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 class TestOnRay:
@@ -401,7 +402,7 @@ class TestOnRay:
     def test_a_client_that_leaves_frees_its_place(self, cluster: RayProcess) -> None:
         body = {"prompt": "a", "max_tokens": 400, "stream": True}
         key = {"Authorization": f"Bearer {KEY}"}
-        with httpx.Client(base_url=cluster.url, headers=key, timeout=30, trust_env=False) as http:
+        with httpx.Client(base_url=cluster.url, headers=key, timeout=WAIT_SECONDS, trust_env=False) as http:
             with http.stream("POST", "/v1/completions", json=body) as answer:
                 next(answer.iter_lines())
             pattern = re.compile(r'surelock_aborts_total\{reason="disconnect"\} 1\.0')
@@ -412,14 +413,14 @@ class TestOnRay:
         (url,) = {match[0] for line in cluster.lines if (match := re.search(r"http://\S+/metrics", line))}
 
         def replicas_seen() -> set[str]:
-            text = httpx.get(url, timeout=10, trust_env=False).text
+            text = httpx.get(url, timeout=WAIT_SECONDS, trust_env=False).text
             return set(re.findall(r'^ray_surelock_requests_running\{.*replica="(\w+)"', text, re.MULTILINE))
 
         cluster.until(lambda: len(replicas_seen()) == 2)
 
     def test_a_replica_that_is_killed_is_replaced(self, cluster: RayProcess) -> None:
         key = {"Authorization": f"Bearer {KEY}"}
-        with httpx.Client(base_url=cluster.url, headers=key, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=cluster.url, headers=key, timeout=WAIT_SECONDS, trust_env=False) as http:
 
             def status() -> int:
                 return http.post("/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code
@@ -435,7 +436,7 @@ class TestOnRay:
     def test_a_signal_drains(self, cluster: RayProcess) -> None:
         key = {"Authorization": f"Bearer {KEY}"}
         body = {"prompt": "a", "max_tokens": 120, "stream": True}
-        with httpx.Client(base_url=cluster.url, headers=key, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=cluster.url, headers=key, timeout=WAIT_SECONDS, trust_env=False) as http:
             with http.stream("POST", "/v1/completions", json=body) as answer:
                 lines = answer.iter_lines()
                 assert next(lines).startswith("data: ")
@@ -449,4 +450,4 @@ class TestOnRay:
                 rest = [line for line in lines if line]
             assert rest[-1] == "data: [DONE]"
             assert '"finish_reason":"length"' in rest[-2]
-        assert cluster.popen.wait(60) == 0
+        assert cluster.popen.wait(WAIT_SECONDS) == 0

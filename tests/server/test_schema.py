@@ -80,7 +80,6 @@ def test_a_few_requests_of_each_kind(tiny: Running, document: dict[str, Any], pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_more_than_a_thousand_requests(tiny: Running, document: dict[str, Any]) -> None:
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     num_made = sum(try_out(tiny, document, path, mode, 120) for path in POSTS for mode in modes)

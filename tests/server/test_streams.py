@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from surelock import LLM, SamplingParams
+from surelock.engine.async_engine import RequestStream
+from surelock.server import generation
+from surelock.server.recorder import RecordedSnapshot
 from tests.server.faulty_engine import FaultyEngine
-from tests.server.running import Running, running, until
+from tests.server.running import Running, running
 from tests.server.sse import stream, texts
+from tests.waiting import until
 
 PROMPT = "The committee has considered the report and"
 COMPLETIONS = "/v1/completions"
@@ -52,21 +57,35 @@ def test_snapshots_show_masks_and_say_where_they_are(shared: Running) -> None:
     assert steps[-1] == chunks[-1]["surelock"]["num_steps"] == 6
 
 
-def test_patches_replay_the_run(shared: Running, llm: LLM) -> None:
+def test_patches_replay_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     updates: list[Any] = []
     params = SamplingParams(max_tokens=12, block_length=6)
     output = llm.generate(PROMPT, params, on_step=updates.append)[0]
-    chunks = stream(
-        shared,
-        COMPLETIONS,
-        prompt=PROMPT,
-        max_tokens=12,
-        block_length=6,
-        diffusing=True,
-        # Slow, so that several steps come in one chunk.
-        frame_hz=10,
-        stream_options={"surelock": "patch"},
-    )
+    engines: list[FaultyEngine] = []
+    take = generation._next
+
+    async def take_late(own: RequestStream, pause: float = 0.0) -> RecordedSnapshot | None:
+        """Each time two steps have been done at least, so that several come in one chunk."""
+        until_step = min(12, engines[0].num_steps + 3)
+        while engines[0].num_steps < until_step:
+            await asyncio.sleep(0.001)
+        return await take(own)
+
+    def make() -> FaultyEngine:
+        engines.append(FaultyEngine(llm))
+        return engines[-1]
+
+    monkeypatch.setattr(generation, "_next", take_late)
+    with running(llm, make) as server:
+        chunks = stream(
+            server,
+            COMPLETIONS,
+            prompt=PROMPT,
+            max_tokens=12,
+            block_length=6,
+            diffusing=True,
+            stream_options={"surelock": "patch"},
+        )
     assert len(chunks) < len(updates)
     canvas = chunks[0]["surelock"]["canvas"]
     assert canvas["num_prompt"] == output.prompt_tokens
