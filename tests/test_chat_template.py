@@ -28,6 +28,7 @@ from tests.tokenizer_folders import (
     load_reference,
     save,
 )
+from tests.waiting import WAIT_SECONDS
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}[assistant]"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -216,7 +217,9 @@ class TestEncodeChat:
     def test_hostile_template(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, message: str
     ) -> None:
-        monkeypatch.setattr(surelock.chat_template, "MAX_RENDER_SECONDS", 0.05)
+        # Only of those that would go on for ever: the others may take as long as the machine needs.
+        limit = 0.05 if "0.05 s" in message else WAIT_SECONDS
+        monkeypatch.setattr(surelock.chat_template, "MAX_RENDER_SECONDS", limit)
         tokenizer = load(save(tmp_path, chat_template=template))
         assert tokenizer.decode(tokenizer.encode("text still works")) == "text still works"
         with pytest.raises(TokenizerError, match=message) as caught:
