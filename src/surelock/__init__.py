@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from surelock.engine.host_cpu import prepare_openmp
+
 if TYPE_CHECKING:
     from surelock.config import EngineConfig
     from surelock.errors import SureLockError
@@ -26,6 +28,8 @@ __all__ = [
     "StepUpdate",
     "SureLockError",
 ]
+
+prepare_openmp()
 
 _HOMES = {
     "EngineConfig": "surelock.config",

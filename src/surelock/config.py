@@ -21,8 +21,8 @@ class EngineConfig:
             size, so sums may round otherwise, as in any other batch.
         max_graphs: captured graphs kept at the same time.
         num_threads: threads of torch's operations on a CPU. An `LLM` on a CPU sets it for the whole process when it is
-            made. None: leave it as it is, which by default is one for each physical core; `surelock doctor` says
-            whether that is more than this process may use.
+            made. None: leave it as it is, which by default is one for each physical core that this process may use,
+            where torch was not imported before surelock; `surelock doctor` says whether it is more.
         poison: fill unwritten memory with NaN, so that reading it shows. For tests.
 
     Raises:

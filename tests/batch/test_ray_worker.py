@@ -17,6 +17,7 @@ from surelock import LLM, SamplingParams
 from surelock.batch.job import run_job
 from surelock.batch.local import local_worker
 from surelock.batch.ray_worker import ray_worker
+from surelock.config import EngineConfig
 from surelock.errors import JobError, ParameterError
 from tests.batch.jobs import job, read_lines, write_lines
 from tests.checkpoints import write_checkpoint
@@ -113,7 +114,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def worker(model: Path, num_actors: int | None = 2) -> Any:
-    return ray_worker({"model": str(model), "device": None}, max_batch_size=4, num_actors=num_actors)
+    return ray_worker({"model": str(model), "device": None}, EngineConfig(max_batch_size=4), num_actors=num_actors)
 
 
 def test_the_files_are_those_of_one_process(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_more_threads_than_cpus_is_a_problem(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr("surelock.engine.host_cpu.num_usable_cpus", lambda: 1.5)
     result = run("doctor")
     assert "problem: torch runs 4 threads on 1.5 CPUs" in result.stdout
-    assert "fix: set OMP_NUM_THREADS=2, or pass EngineConfig(num_threads=2)" in result.stdout
+    assert "fix: pass --threads 2, or set OMP_NUM_THREADS=2" in result.stdout
     assert result.exit_code == 1
     monkeypatch.setattr("surelock.engine.host_cpu.num_usable_cpus", lambda: 4)
     assert run("doctor").exit_code == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
+from typer.main import get_command
 
+from surelock.cli.main import app
 from surelock.cli.options import LockOptions, ModelOptions, SamplingOptions, sampling_params
 from surelock.errors import ParameterError
 from surelock.params import LockParams, SamplingParams
@@ -68,6 +72,29 @@ def test_model_options_reach_the_library(run: Run, library: FakeLibrary) -> None
         "abc",
         True,
     )
+
+
+def test_threads_are_those_asked_for(run: Run, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert run("generate", "x", "-n", "2").exit_code == 0
+    assert asked == []
+    assert run("generate", "x", "-n", "2", "--threads", "3").exit_code == 0
+    assert run("bench", "ops", "--shape", "tiny", "--device", "nowhere", "--threads", "4").exit_code == 2
+    assert asked == [3, 4]
+    assert_one_line_error(run("generate", "x", "--threads", "0"), "--threads")
+
+
+def test_every_command_that_loads_a_model_takes_threads() -> None:
+    def commands(group: Any) -> Iterator[Any]:
+        for each in getattr(group, "commands", {}).values():
+            yield each
+            yield from commands(each)
+
+    options = [[name for parameter in own.params for name in parameter.opts] for own in commands(get_command(app))]
+    loading = [names for names in options if "--model" in names]
+    assert len(loading) >= 15
+    assert all(names.count("--threads") == 1 for names in loading)
 
 
 @pytest.mark.parametrize(

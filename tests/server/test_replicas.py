@@ -101,7 +101,7 @@ class FakeRay:
 def options(**settings: Any) -> ReplicaOptions:
     chosen = {"model": None, "device": settings.pop("device", None)}
     threads = settings.pop("threads", None)
-    return ReplicaOptions(chosen, EngineConfig(), ServerSettings(port=8000, **settings), threads)
+    return ReplicaOptions(chosen, EngineConfig(num_threads=threads), ServerSettings(port=8000, **settings))
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class ActorOptions:
 
     input: Path
     model: Mapping[str, Any]
-    max_batch_size: int
+    engine_config: EngineConfig
     defaults: Defaults
 
 
@@ -52,7 +52,7 @@ class RowActor:
         from surelock.llm import LLM
 
         self._options = options
-        self._llm = LLM(**options.model, engine_config=EngineConfig(max_batch_size=options.max_batch_size))
+        self._llm = LLM(**options.model, engine_config=options.engine_config)
         self._model = orjson.dumps(describe_model(self._llm))
         self._decoder = Decoder(self._llm)
 
@@ -69,11 +69,12 @@ class RowActor:
         return {"record": records, "model": [self._model] * len(records)}
 
 
-def ray_worker(model: Mapping[str, Any], *, max_batch_size: int, num_actors: int | None = None) -> Worker:
+def ray_worker(model: Mapping[str, Any], engine_config: EngineConfig, *, num_actors: int | None = None) -> Worker:
     """A worker that uses the cluster RAY_ADDRESS names, or else one of its own on this machine.
 
     Args:
         model: arguments of `LLM`; where the cluster has GPUs and `device` is not a CPU, each actor gets one.
+        engine_config: an actor reserves as many CPUs as it has threads, or one.
         num_actors: None: one for each GPU, or one.
 
     Raises:
@@ -82,7 +83,7 @@ def ray_worker(model: Mapping[str, Any], *, max_batch_size: int, num_actors: int
     ray, data = import_ray("ray.data")
 
     def work_through(work: Work) -> Generator[Done, None, None]:
-        options = ActorOptions(work.scan.path.resolve(), model, max_batch_size, work.defaults)
+        options = ActorOptions(work.scan.path.resolve(), model, engine_config, work.defaults)
         with connected(ray):
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             num_gpus = int(ray.cluster_resources().get("GPU", 0)) if model.get("device") != "cpu" else 0
@@ -96,7 +97,7 @@ def ray_worker(model: Mapping[str, Any], *, max_batch_size: int, num_actors: int
                     fn_constructor_kwargs={"options": options},
                     batch_size=1,
                     compute=data.ActorPoolStrategy(size=size),
-                    num_cpus=1,
+                    num_cpus=engine_config.num_threads or 1,
                     num_gpus=1 if num_gpus else None,
                 )
                 for result in results.iter_rows():

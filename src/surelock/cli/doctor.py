@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,6 +57,9 @@ def doctor(model: ModelOptions, json: JsonFlag = False) -> None:
 
     Exit code 1 if a problem was found.
     """
+    # Without torch there is something else to say.
+    with suppress(ImportError, OSError):
+        model.set_threads()
     diagnosis = examine(lambda: load_llm(model))
     if json:
         write_json(diagnosis.to_dict())
@@ -133,7 +137,7 @@ def _cpu(diagnosis: Diagnosis) -> dict[str, Any]:
     wanted = max(1, math.ceil(num_cpus))
     # Threads that wait for one that has no processor spin meanwhile: every operation takes milliseconds.
     if num_threads > wanted:
-        fix = f"set OMP_NUM_THREADS={wanted}, or pass EngineConfig(num_threads={wanted})"
+        fix = f"pass --threads {wanted}, or set OMP_NUM_THREADS={wanted}"
         diagnosis.problems.append(Problem(f"torch runs {num_threads} threads on {num_cpus:g} CPUs", fix))
     return {"threads": num_threads, "cpus": num_cpus, "cpu_dtype": _cpu_dtype(bfloat16_unit())}
 

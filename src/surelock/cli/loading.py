@@ -29,6 +29,7 @@ def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -
     # Imported here because it brings torch and transformers, which `surelock --help` does not need.
     with _status("starting"):
         from surelock.llm import LLM
+    options.set_threads()
 
     # A download shows the hub's own bars, which a second moving line would garble.
     is_local = options.model is None or Path(options.model).is_dir()
@@ -55,6 +56,7 @@ def device_and_dtype(model: ModelOptions) -> tuple[torch.device, torch.dtype | N
     """
     import torch
 
+    model.set_threads()
     name = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

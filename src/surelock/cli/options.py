@@ -70,6 +70,23 @@ class ModelOptions:
     offline: Annotated[
         bool, typer.Option("--offline", metavar="", help="Use local files only.", rich_help_panel=MODEL_PANEL)
     ] = False
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="CPU threads of torch's operations.",
+            show_default="one for each core this process may use",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+
+    def set_threads(self) -> None:
+        """Let torch have that many, if any were asked for."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,7 +104,7 @@ def run_batch(
     SIGTERM and Ctrl-C end it in order with exit code 75. A row that fails is a line in the file of errors.
     """
     params = sampling_params(max_tokens, sampling, lock, model)
-    config = EngineConfig(max_batch_size=max_batch_size)
+    config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
 
     # Imported here because it brings torch, which `surelock --help` does not need.
     from surelock.batch.job import Job, run_job
@@ -114,7 +114,9 @@ def run_batch(
     if ray_actors is not None and not ray:
         raise ParameterError("--ray-actors has no effect without --ray: add it, or leave --ray-actors out")
     asked = asdict(model)
+    # Where and how fast it runs does not make it another job.
     offline = asked.pop("offline")
+    del asked["threads"]
     job = Job(
         input=input_file,
         output=output,
@@ -128,7 +130,7 @@ def run_batch(
         from surelock.batch.ray_worker import ray_worker
 
         chosen = asked | {"offline": True if offline else None}
-        worker = ray_worker(chosen, max_batch_size=max_batch_size, num_actors=ray_actors)
+        worker = ray_worker(chosen, config, num_actors=ray_actors)
     else:
         worker = local_worker(lambda: load_llm(model, config))
     stop = Stop()

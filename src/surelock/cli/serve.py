@@ -55,10 +55,6 @@ def serve(
         str | None,
         typer.Option(help="Name of the model in answers.", show_default="its own", rich_help_panel=SERVER_PANEL),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads of the engine.", show_default="torch's", rich_help_panel=SERVER_PANEL),
-    ] = None,
     max_batch_size: Annotated[int, typer.Option(help="Canvases decoded together.", rich_help_panel=LIMITS_PANEL)] = 16,
     max_waiting: Annotated[
         int, typer.Option(help="Canvases that may wait; more are refused.", rich_help_panel=LIMITS_PANEL)
@@ -120,7 +116,7 @@ def serve(
     from surelock.config import EngineConfig
     from surelock.server.run import bind
 
-    engine_config = EngineConfig(max_batch_size=max_batch_size)
+    engine_config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
     if ray:
         from surelock.server.log import log_to_stderr
         from surelock.server.replica import ReplicaOptions
@@ -128,14 +124,11 @@ def serve(
 
         log_to_stderr(batched=False)
         chosen = asdict(model) | {"offline": True if model.offline else None}
-        options = ReplicaOptions(chosen, engine_config, settings, threads)
+        del chosen["threads"]
+        options = ReplicaOptions(chosen, engine_config, settings)
         raise typer.Exit(serve_on_ray(options, num_replicas=replicas, address=ray_address))
     listener = bind(settings)
     llm = load_llm(model, engine_config)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
     from surelock.server.log import log_to_stderr
     from surelock.server.prepare import tokenizer_of

@@ -27,13 +27,12 @@ class ReplicaOptions:
 
     Attributes:
         model: arguments of `LLM`.
-        threads: CPU threads of its engine; None: what Ray sets, one for each CPU it reserves.
+        engine_config: without `num_threads` it has what Ray sets, one for each CPU it reserves.
     """
 
     model: Mapping[str, Any]
     engine_config: EngineConfig
     settings: ServerSettings
-    threads: int | None = None
 
 
 def build_app(options: ReplicaOptions) -> Guard:
@@ -42,10 +41,6 @@ def build_app(options: ReplicaOptions) -> Guard:
     Raises:
         ModelError: the model cannot be used.
     """
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
     llm = LLM(**options.model, engine_config=options.engine_config)
     tokenizer_of(llm)
     log_to_stderr(batched=False)

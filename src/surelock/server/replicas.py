@@ -123,7 +123,7 @@ class Replicas:
             serve.ingress(lambda: build_app(options))(Replica),
             name=NAME,
             num_replicas=num_replicas or max(1, num_gpus),
-            ray_actor_options={"num_cpus": options.threads or 1, "num_gpus": 1 if num_gpus else 0},
+            ray_actor_options={"num_cpus": options.engine_config.num_threads or 1, "num_gpus": 1 if num_gpus else 0},
             # Each replica refuses for itself what it has no room for, in the words of its own interface.
             max_ongoing_requests=settings.max_connections,
             max_queued_requests=settings.max_connections,
