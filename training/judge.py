@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.documents import GROUP_WEIGHTS
+from training.model import half_precision
 from training.prepare import load_group
 from training.problems import EOS
 from training.schedule import rate
@@ -83,7 +84,7 @@ def train(tokens: Tensor, epochs: float, seed: int = 0) -> LlamaForCausalLM:
         for group in optimizer.param_groups:
             group["lr"] = TOP_RATE * rate((step + 1) / num_steps)
         starts = torch.randint(tokens.numel() - LENGTH, (BATCH, 1), device=tokens.device)
-        with torch.autocast(tokens.device.type, torch.bfloat16):
+        with half_precision(tokens.device):
             loss = forward(input_ids=(windows := tokens[starts + offsets]), labels=windows).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,4 +1,4 @@
-"""The model to train: LLaDA's architecture over packed canvases, float32 weights, bfloat16 products."""
+"""The model to train: LLaDA's architecture over packed canvases, float32 weights, bfloat16 products on a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """Products in bfloat16, but for a CPU: one without units for it takes half a minute for a step."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ def _gradient(parameter: Tensor) -> Tensor:
 def orthogonalize(matrices: Tensor) -> Tensor:
     """About the nearest semi-orthogonal matrices: singular values near 1. matrices [B, m, n]."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
+    # As `half_precision`.
+    x = matrices if matrices.is_cpu else matrices.bfloat16()
     transposed = x.size(1) > x.size(2)
     if transposed:
         x = x.mT

@@ -20,7 +20,7 @@ from torch import Tensor
 from surelock.eval.metrics import distinct_n
 from training.batches import MASK
 from training.canvas import PROMPT_LENGTH
-from training.model import MaskedDiffusionModel
+from training.model import MaskedDiffusionModel, half_precision
 
 NGRAM: Final = 3
 # Generated tokens of the canvases of one pool, and their shares; every canvas is decoded in as many steps.
@@ -40,7 +40,7 @@ def decode(model: MaskedDiffusionModel, prompts: Tensor, num_generated: int) -> 
     tokens = F.pad(prompts, (0, num_generated), value=MASK)
     decided = torch.full_like(tokens, -1)
     for step in range(NUM_STEPS):
-        with torch.autocast(tokens.device.type, torch.bfloat16):
+        with half_precision(tokens.device):
             # [B, G, V]
             logits = _logits(model, tokens)[:, start:].float()
         logits[..., MASK] = -torch.inf
@@ -111,7 +111,7 @@ class SelfDecoded:
         tokens, decided = self._tokens[chosen], self._decided[chosen]
         step = torch.randint(0, NUM_STEPS, (tokens.size(0), 1), device=self._device)
         masked = decided >= step
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with half_precision(self._device):
             logits = _logits(self._model, torch.where(masked, MASK, tokens))
         weights = (masked & self._blamed[chosen]).float()
         return (unlikelihood(logits, tokens) * weights).sum()

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from training.batches import KINDS, Batch, PackedCanvases, Source
 from training.checkpoint import load_weights, save_checkpoint
-from training.model import MaskedDiffusionModel, Shape, denoising_loss
+from training.model import MaskedDiffusionModel, Shape, denoising_loss, half_precision
 from training.optimizer import BatchedMuon
 from training.problems import TASK_WEIGHTS
 from training.repetition import SelfDecoded
@@ -123,7 +123,7 @@ class Trainer:
         num_tokens = self.micro_tokens * self.num_micro * self.ranks.count
         for _ in range(self.num_micro):
             batch: Batch = next(self.batches).to(self.ranks.device)
-            with torch.autocast(self.ranks.device.type, torch.bfloat16):
+            with half_precision(self.ranks.device):
                 logits = self.forward(batch.inputs, batch.positions, batch.starts)
                 loss, per_token = denoising_loss(logits, batch.targets, batch.weights)
             # Rows weigh what they mask, so the sum over a batch is about its number of tokens.
