@@ -11,8 +11,7 @@ import orjson
 
 from surelock.batch.job import Job
 from surelock.batch.records import Record, record_of
-from surelock.batch.row import Row, digest_of
-from surelock.batch.task import Defaults, Failure, Task
+from surelock.batch.task import Defaults, Failure, Row, Task, digest_of
 from surelock.batch.work import Done, Work
 from surelock.params import SamplingParams
 

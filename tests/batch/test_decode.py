@@ -12,10 +12,10 @@ import torch
 
 from surelock import LLM, EngineConfig, SamplingParams
 from surelock.assemble import request_output
-from surelock.batch.decode import Decoder, Finished
-from surelock.batch.read_task import read_task
+from surelock.batch.decode import Decoder
 from surelock.batch.records import record_of
-from surelock.batch.task import Failure, Task
+from surelock.batch.row_formats import read_task
+from surelock.batch.task import Failure, Finished, Task
 from surelock.engine.engine import Engine
 from surelock.errors import JobError, OutOfMemoryError
 from tests.batch.jobs import DEFAULTS, row_of

@@ -151,7 +151,7 @@ def test_a_job_that_was_stopped_writes_the_same_table(tmp_path: Path, suffix: st
 CODE = """
 import os, signal, sys
 from pathlib import Path
-from surelock.batch import finish
+from surelock.batch import outputs
 from surelock.batch.job import run_job
 from surelock.batch.outputs import writing
 from tests.batch.jobs import FakeWorker, job
@@ -176,7 +176,7 @@ def dying(file, path):
             left[0] -= 1
             write(record)
         yield write_or_die
-finish.writing = dying
+outputs.writing = dying
 run_job(job(folder, output=folder / name), FakeWorker())
 """
 
@@ -214,7 +214,7 @@ def test_a_full_disk(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatc
     needs(suffix)
     folder = folder_of(tmp_path / "full")
     name = f"out{suffix}"
-    monkeypatch.setattr("surelock.batch.finish.writing", lambda file, path: writing(FullDisk(), path))
+    monkeypatch.setattr("surelock.batch.outputs.writing", lambda file, path: writing(FullDisk(), path))
     with pytest.raises(JobError, match=r"cannot be written: .*; the journal is kept"):
         run_job(job(folder, output=folder / name), FakeWorker())
     assert not files(folder)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from surelock import LLM, SamplingParams
+from surelock.batch.decode import local_worker
 from surelock.batch.job import run_job
-from surelock.batch.local import local_worker
 from surelock.batch.ray_worker import ray_worker
 from surelock.config import EngineConfig
 from surelock.errors import JobError, ParameterError

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from surelock.batch import json_lines
-from surelock.batch.row import Row
-from surelock.batch.source import check_source, read_rows
+from surelock.batch.input import read_rows
+from surelock.batch.task import Row
 from surelock.errors import ParameterError, PromptError
 
 
@@ -153,17 +153,3 @@ class TestParquet:
         (tmp_path / "in.parquet").write_text("text")
         with pytest.raises(PromptError, match="is not a Parquet file"):
             rows_of(tmp_path / "in.parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "fragment"),
-    [
-        ("in.txt", r"none of \.jsonl, \.csv, \.parquet"),
-        ("missing.jsonl", "does not exist"),
-        ("a.jsonl", "not a regular"),
-    ],
-)
-def test_a_source_that_is_none(tmp_path: Path, name: str, fragment: str) -> None:
-    (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(ParameterError, match=fragment):
-        check_source(tmp_path / name)

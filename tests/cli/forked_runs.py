@@ -88,8 +88,8 @@ class ForkedRuns:
 
 
 def _serve(stderr: str) -> None:
+    import surelock.batch.decode
     import surelock.batch.job
-    import surelock.batch.local
     import surelock.llm
     from surelock.cli.main import app
 

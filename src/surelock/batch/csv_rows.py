@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 import orjson
 
-from surelock.batch.row import Row, digest_of
+from surelock.batch.task import Row, digest_of
 from surelock.errors import PromptError, shown_error
 from surelock.params import SamplingParams
 

@@ -1,16 +1,18 @@
-"""Continuous batching of tasks: finished rows leave after each step, and new ones enter."""
+"""Continuous batching of tasks: finished rows leave after each step, and new ones enter; one model in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surelock.assemble import request_output
-from surelock.batch.task import Failure, Task
+from surelock.batch.manifest import describe_model
+from surelock.batch.records import record_of
+from surelock.batch.task import Failure, Finished, Task
+from surelock.batch.work import Done, Work, Worker
 from surelock.engine.engine import Engine
 from surelock.errors import JobError, shown_error
-from surelock.output import RequestOutput
 from surelock.params import SamplingParams
 from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt, encode_segments
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from surelock.engine.request import Request
     from surelock.engine.snapshot import Snapshot
     from surelock.llm import LLM
-
-Finished = tuple[Task, RequestOutput] | Failure
 
 
 class Decoder:
@@ -102,3 +102,17 @@ class Decoder:
 
 def _failure(task: Task, error: Exception) -> Failure:
     return Failure(row=task.row, form=task.form, name=task.name, error=error)
+
+
+def local_worker(load: Callable[[], LLM]) -> Worker:
+    """A worker that loads its model when it is first asked for something."""
+
+    def work_through(work: Work) -> Generator[Done, None, None]:
+        llm = load()
+        model = describe_model(llm)
+        # Whether the job is this model's is found out before anything runs.
+        yield Done(model, [])
+        for finished in Decoder(llm).run(work.tasks()):
+            yield Done(model, [record_of(each, llm.name) for each in finished])
+
+    return work_through

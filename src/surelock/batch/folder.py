@@ -1,4 +1,4 @@
-"""The folder of a job, beside its output, and the lock that keeps a second process out of it."""
+"""The folder of a job beside its output, its lock against a second process, and how files are written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from surelock.batch.atomic import remove, sync_folder
 from surelock.errors import JobBusyError, JobError
 
 
@@ -109,4 +109,46 @@ def _lock(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write; it takes the place of `path` when the block ends without an error, else it is removed.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    # In the same folder, because renaming is atomic only within a file system.
+    partial = path.with_name(path.name + ".partial")
+    try:
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise JobError(
+            f"{path} cannot be written: {error.strerror or error}; the journal is kept: make room and run the same "
+            "command again"
+        ) from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, for good."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
         os.close(descriptor)

@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surelock.batch.finish import write_output
 from surelock.batch.folder import JobFolder
+from surelock.batch.input import Scan, check_source, scan
 from surelock.batch.journal import Journal, drop_failed
 from surelock.batch.manifest import Manifest, options_of
-from surelock.batch.outputs import check_output_kind
+from surelock.batch.outputs import check_output_kind, write_output
 from surelock.batch.progress import Progress, Totals
-from surelock.batch.scan import Scan, scan
-from surelock.batch.source import check_source
 from surelock.batch.stop import Stop
 from surelock.batch.task import Defaults
 from surelock.batch.work import Work, Worker

@@ -21,7 +21,7 @@ from zlib import crc32
 
 import orjson
 
-from surelock.batch.atomic import replacing
+from surelock.batch.folder import replacing
 from surelock.batch.progress import Totals
 from surelock.batch.records import Record
 from surelock.errors import JobError

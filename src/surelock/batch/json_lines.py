@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from surelock.batch.row import Row, digest_of
+from surelock.batch.task import Row, digest_of
 from surelock.errors import shown, shown_error
 
 # Of one line; a file without line breaks must not fill the memory.

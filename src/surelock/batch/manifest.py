@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import orjson
 
-from surelock.batch.atomic import replacing
+from surelock.batch.folder import replacing
 from surelock.errors import JobError, ParameterError, shown
 from surelock.params import SamplingParams
 

@@ -1,16 +1,18 @@
-"""The kinds of output files: JSON lines as the records have them, and tables with one column for each fact."""
+"""From a complete journal to the files users asked for: JSON lines as the records have them, or tables."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 
+from surelock.batch.folder import JobFolder, remove, replacing
+from surelock.batch.journal import Journal
 from surelock.batch.records import Record
 from surelock.errors import ParameterError
 
@@ -135,3 +137,24 @@ WRITERS: Final[dict[str, Callable[[BinaryIO], AbstractContextManager[Write]]]] =
     ".csv": _csv,
     ".parquet": _parquet,
 }
+
+
+def write_output(folder: JobFolder, journal: Journal) -> None:
+    """Write the rows in the order of the input: the output, and beside it the rows that failed, if any.
+
+    Doing it twice gives the same files.
+
+    Raises:
+        JobError: they cannot be written; what is there stays.
+    """
+    if not journal.totals.num_failed:
+        remove(folder.errors)
+    # The output, which says that the job is complete, is renamed last.
+    with ExitStack() as files:
+        output = files.enter_context(replacing(folder.output))
+        write = write_failed = files.enter_context(writing(output, folder.output))
+        if journal.totals.num_failed:
+            errors = files.enter_context(replacing(folder.errors))
+            write_failed = files.enter_context(writing(errors, folder.errors))
+        for record in journal.records():
+            (write_failed if record.failed else write)(record)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from surelock.batch.row import Row, digest_of
+from surelock.batch.task import Row, digest_of
 from surelock.errors import ParameterError, PromptError, shown_error
 
 # A group of rows may be as large as the file.

@@ -19,9 +19,8 @@ from surelock.batch.decode import Decoder
 from surelock.batch.journal import decode, encode
 from surelock.batch.manifest import describe_model
 from surelock.batch.records import record_of
-from surelock.batch.span import Span, spans_of
 from surelock.batch.task import Defaults
-from surelock.batch.work import Done, Work, Worker
+from surelock.batch.work import Done, Span, Work, Worker, spans_of
 from surelock.config import EngineConfig
 from surelock.errors import JobError, shown_error
 from surelock.ray_cluster import connected, import_ray

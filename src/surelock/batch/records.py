@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from surelock.batch.decode import Finished
-from surelock.batch.task import Failure, Task
+from surelock.batch.task import Failure, Finished, Task
 from surelock.errors import ModelError, NonFiniteLogitsError, OutOfMemoryError, ParameterError, PromptError, shown_error
 from surelock.output import RequestOutput
 

@@ -107,8 +107,8 @@ def run_batch(
     config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
 
     # Imported here because it brings torch, which `surelock --help` does not need.
+    from surelock.batch.decode import local_worker
     from surelock.batch.job import Job, run_job
-    from surelock.batch.local import local_worker
     from surelock.batch.stop import Stop
 
     if ray_actors is not None and not ray:

@@ -1,4 +1,4 @@
-"""The first look at an input file: what it is, how many rows it has, and which names in it are used twice."""
+"""An input file: which reader reads it, how many rows it has, and which names in it are used twice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,41 @@ from pathlib import Path
 
 import numpy as np
 
-from surelock.batch.row import Row, digest_of
-from surelock.batch.source import read_rows
-from surelock.batch.task import check_name
+from surelock.batch.csv_rows import read_csv
+from surelock.batch.json_lines import read_json_lines
+from surelock.batch.parquet_rows import read_parquet
+from surelock.batch.task import Row, check_name, digest_of
 from surelock.errors import JobError, ParameterError, PromptError
+
+READERS = {".jsonl": read_json_lines, ".csv": read_csv, ".parquet": read_parquet}
+
+
+def check_source(path: Path) -> None:
+    """Refuse what is not a file of a known kind.
+
+    Raises:
+        ParameterError: naming `--input`.
+    """
+    if path.suffix not in READERS:
+        raise ParameterError(f"--input {path} ends with none of {', '.join(READERS)}; rename or convert it")
+    if not path.is_file():
+        problem = "is not a regular file, which a job needs to resume" if path.exists() else "does not exist"
+        raise ParameterError(f"--input {path} {problem}; check the path")
+
+
+def read_rows(path: Path, *, number: int = 1, start: int = 0) -> Iterator[Row]:
+    """Rows in the order of the file, one at a time; a row that cannot be read has a `fault`.
+
+    Args:
+        number, start: of the row to begin with (`Row.start`).
+
+    Raises:
+        PromptError: the file as a whole cannot be read.
+    """
+    try:
+        yield from READERS[path.suffix](path, number, start)
+    except OSError as error:
+        raise PromptError(f"--input {path} cannot be read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, slots=True)

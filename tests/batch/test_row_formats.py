@@ -11,11 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surelock import LockParams, SamplingParams
-from surelock.batch.parameters import PARAMETERS
-from surelock.batch.read_task import read_task
 from surelock.batch.records import record_of
-from surelock.batch.row import Row
-from surelock.batch.task import Defaults, Failure, Task
+from surelock.batch.row_formats import PARAMETERS, read_task
+from surelock.batch.task import Defaults, Failure, Row, Task
 from tests.batch.jobs import DEFAULTS, row_of
 
 

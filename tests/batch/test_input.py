@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from surelock.batch import scan as scan_module
-from surelock.batch.scan import scan
-from surelock.errors import JobError, PromptError
+from surelock.batch import input as input_module
+from surelock.batch.input import check_source, scan
+from surelock.errors import JobError, ParameterError, PromptError
 from tests.batch.jobs import write_lines
 
 
@@ -59,4 +59,18 @@ def test_rows_added_later_are_not_taken(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"cannot be read: No such file"):
-        scan_module.scan(tmp_path / "missing.jsonl")
+        input_module.scan(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "fragment"),
+    [
+        ("in.txt", r"none of \.jsonl, \.csv, \.parquet"),
+        ("missing.jsonl", "does not exist"),
+        ("a.jsonl", "not a regular"),
+    ],
+)
+def test_a_source_that_is_none(tmp_path: Path, name: str, fragment: str) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(ParameterError, match=fragment):
+        check_source(tmp_path / name)

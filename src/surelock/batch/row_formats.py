@@ -1,16 +1,73 @@
-"""Rows in OpenAI's batch format: `custom_id`, `method`, `url` and a `body` of one of two endpoints."""
+"""The two forms of a row, plain and OpenAI's, and from a row to what is to be done with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, Final
 
-from surelock.batch.parameters import PARAMETERS, sampling_params
-from surelock.batch.row import Row
-from surelock.batch.task import Defaults, Form, Task, check_name
+from surelock.batch.task import Defaults, Failure, Form, Row, Task, check_name
 from surelock.errors import ParameterError, PromptError, shown
 from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
-from surelock.prompts import TOKEN_IDS_KEY, Prompt
+from surelock.params import LockParams, SamplingParams
+from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt
+
+
+def read_task(row: Row, defaults: Defaults, *, twin: int | None = None) -> Task | Failure:
+    """The task of a row, or what is wrong with it.
+
+    Args:
+        twin: number of an earlier row with the same custom_id.
+    """
+    form: Form = "plain"
+    name = None
+    try:
+        if row.fault is not None:
+            raise PromptError(row.fault)
+        is_openai = is_openai_row(row.values)
+        form = form_of(row.values) if is_openai else "plain"
+        name = check_name(row.values)
+        if twin is not None:
+            raise ParameterError(f"custom_id {shown(name)} is also that of row {twin}; give each row its own")
+        return read_openai_row(row, defaults) if is_openai else read_plain_row(row, defaults)
+    except (ParameterError, PromptError) as error:
+        return Failure(row=row, form=form, name=name, error=error)
+
+
+_MESSAGES: Final = "messages"
+# Other columns are welcome, so only one that is almost a parameter is refused.
+_ALIKE: Final = 0.8
+
+
+def read_plain_row(row: Row, defaults: Defaults) -> Task:
+    """The task of a row. Columns that are no parameters are left alone, unless one looks like a misspelt parameter.
+
+    Raises:
+        ParameterError, PromptError: the row has no prompt or several, or a parameter is out of its limits.
+    """
+    values, column = row.values, defaults.prompt_column
+    name = check_name(values)
+    contents = [key for key in (column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY) if values.get(key) is not None]
+    if len(contents) != 1:
+        problem = f"has {' and '.join(contents)}" if contents else f"has no {column}"
+        raise PromptError(
+            f"the row {problem}; it must have exactly one of {column}, {_MESSAGES}, {TOKEN_IDS_KEY}, {CANVAS_KEY} "
+            "(--prompt-column names the first)"
+        )
+    known = {column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY, "custom_id", *PARAMETERS}
+    for key in values:
+        if key not in known and (hint := suggestion(key, PARAMETERS, cutoff=_ALIKE)):
+            raise ParameterError(f"the row has the column {shown(key)}{hint} Rename it")
+    given = {key: value for key, value in values.items() if key in PARAMETERS and key != column}
+    params = sampling_params(given, defaults.params, seed=row.seed(defaults.seed))
+    (key,) = contents
+    content = values[key]
+    if key == _MESSAGES:
+        return Task(row=row, form="plain", name=name, params=params, messages=content)
+    if key == column and not isinstance(content, str):
+        raise PromptError(f"{column} is {shown(content)}; it must be a string")
+    return Task(row=row, form="plain", name=name, params=params, prompt=content if key == column else {key: content})
+
 
 FORM_OF_URL: Final[Mapping[str, Form]] = {"/v1/completions": "completion", "/v1/chat/completions": "chat"}
 
@@ -123,3 +180,44 @@ def _with_plain_text(message: object) -> object:
             f"content is {shown(parts)}; it must be a string or a list of {{'type': 'text', 'text': ...}}"
         )
     return message | {"content": "".join(map(str, texts))}
+
+
+# `allow_mask` exists for parity tests only.
+PARAMETERS: Final = tuple(field.name for field in fields(SamplingParams) if field.name != "allow_mask")
+_LOCK_FIELDS: Final = tuple(field.name for field in fields(LockParams))
+
+
+def sampling_params(given: Mapping[str, Any], defaults: SamplingParams, *, seed: int) -> SamplingParams:
+    """The job's defaults with what a row gives in their place.
+
+    Args:
+        given: some of `PARAMETERS`; null is not given. `stop` may be one string; `lock` is an object whose missing
+            fields are the default's, or false for no locking.
+        seed: of a row that gives none.
+
+    Raises:
+        ParameterError: a value is out of its limits.
+    """
+    values: dict[str, Any] = {"seed": seed} | {name: value for name, value in given.items() if value is not None}
+    if isinstance(values.get("stop"), str):
+        values["stop"] = (values["stop"],)
+    if "lock" in values:
+        values["lock"] = _lock_params(values["lock"], defaults.lock)
+    return replace(defaults, **values)
+
+
+def _lock_params(value: object, default: LockParams | None) -> LockParams | None:
+    if value is False:
+        return None
+    if value is True:
+        return default or LockParams()
+    if not isinstance(value, Mapping):
+        raise ParameterError(f"lock is {shown(value)}; it must be an object such as {{'kl_threshold': 5e-4}}, or false")
+    for name in value:
+        if name not in _LOCK_FIELDS:
+            known = ", ".join(_LOCK_FIELDS)
+            raise ParameterError(
+                f"lock has the unknown field {shown(name)}{suggestion(str(name), _LOCK_FIELDS)} ({known})"
+            )
+    given = {name: own for name, own in value.items() if own is not None}
+    return replace(default or LockParams(), **given)
