@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from surelock.batch.job import Job
 from surelock.batch.records import Record, record_of
@@ -73,3 +75,33 @@ def job(folder: Path, **overrides: Any) -> Job:
         "model": {"model": None},
     }
     return Job(**values | overrides)
+
+
+def not_utf8(*cells: bytes) -> Any:
+    """Arrow text that is none."""
+    arrow = pytest.importorskip("pyarrow")
+    return arrow.StringArray.from_buffers(len(cells), *arrow.array(cells).buffers()[1:])
+
+
+def odd_columns() -> dict[str, Any]:
+    """Columns of two rows, most of which Python cannot hold."""
+    arrow = pytest.importorskip("pyarrow")
+    return {
+        "nanoseconds": arrow.array([1, 2**60 + 1], arrow.timestamp("ns")),
+        "elsewhere": arrow.array([1_000_000, None], arrow.timestamp("us", "Mars/Phobos")),
+        "time": arrow.array([1, 2], arrow.time64("ns")),
+        "span": arrow.array([1, 2], arrow.duration("ns")),
+        "far": arrow.array([10**8, 0], arrow.date32()),
+        "day": arrow.array([date(2026, 1, 2), None], arrow.date32()),
+        "latin": not_utf8(b"wei\xdf", b"b"),
+        "raw": arrow.array([b"\xff\x00", b""]),
+        "nested": arrow.array(
+            [[{"at": 2**60 + 1, "x": 1.5}], None],
+            arrow.list_(arrow.struct([("at", arrow.timestamp("ns", "Mars/Phobos")), ("x", arrow.float64())])),
+        ),
+        "kind": arrow.array(["x", "y"]).dictionary_encode(),
+        "url": ["https://a", "https://b"],
+        "body": ["<p>", None],
+        "id": [7, 8],
+        "nothing": arrow.nulls(2),
+    }

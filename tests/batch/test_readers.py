@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from surelock.batch import csv_rows, json_lines
-from surelock.batch.input import read_rows
+from surelock.batch import csv_rows, json_lines, parquet_rows
+from surelock.batch.input import check_source, read_rows
 from surelock.batch.task import Row
 from surelock.errors import ParameterError, PromptError
+from tests.batch.jobs import not_utf8, odd_columns
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -185,8 +186,8 @@ class TestParquet:
         }
         parquet.write_table(arrow.table(columns), path, row_group_size=4)
         rows = rows_of(path)
-        assert rows[2].values == {"prompt": "prompt 2", "max_tokens": 2, "raw": b"\xff"}
-        assert rows[3].values == {"prompt": "prompt 3", "raw": b"\xff"}
+        assert rows[2].values == {"prompt": "prompt 2", "max_tokens": 2}
+        assert rows[3].values == {"prompt": "prompt 3"}
         assert [row.number for row in rows] == list(range(1, 11))
         assert len({row.start for row in rows}) == 3
         assert_reading_begins_anywhere(path)
@@ -194,5 +195,72 @@ class TestParquet:
     def test_what_is_not_parquet(self, tmp_path: Path) -> None:
         pytest.importorskip("pyarrow")
         (tmp_path / "in.parquet").write_text("text")
-        with pytest.raises(PromptError, match="is not a Parquet file"):
+        with pytest.raises(PromptError, match="cannot be read as Parquet: ArrowInvalid"):
             rows_of(tmp_path / "in.parquet")
+
+    def write(self, tmp_path: Path, columns: dict[str, Any], **options: Any) -> Path:
+        arrow = pytest.importorskip("pyarrow")
+        path = tmp_path / "in.parquet"
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.table(columns), path, **options)
+        return path
+
+    def test_columns_that_mean_nothing_here_do_not_matter(self, tmp_path: Path) -> None:
+        """Whatever Python makes of them, and whether it can hold them."""
+        path = self.write(tmp_path, {"prompt": ["a", "b"], "max_tokens": [3, None], **odd_columns()})
+        check_source(path)
+        assert [row.values for row in rows_of(path)] == [{"prompt": "a", "max_tokens": 3}, {"prompt": "b"}]
+        assert_reading_begins_anywhere(path)
+
+    def test_a_cell_that_python_cannot_hold_is_the_fault_of_its_row(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {"prompt": not_utf8(b"a", b"\xff", b"c"), "max_tokens": [1, 2, 3]})
+        first, bad, last = rows_of(path)
+        assert (first.values, last.values) == ({"prompt": "a", "max_tokens": 1}, {"prompt": "c", "max_tokens": 3})
+        assert bad.fault is not None
+        assert bad.fault.startswith("'prompt' cannot be read: UnicodeDecodeError")
+        assert len({row.digest for row in (first, bad, last)}) == 3
+        assert_reading_begins_anywhere(path)
+
+    def test_what_a_small_file_says_it_holds_is_looked_at_before_it_is_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parquet_rows, "MAX_GROUP_BYTES", 1 << 20)
+        zeros = [0] * 200_000
+        for columns in ({"prompt_token_ids": [[1], zeros]}, {"prompt": ["0" * (1 << 21)]}):
+            path = self.write(tmp_path, columns)
+            assert path.stat().st_size < 200_000
+            with pytest.raises(
+                PromptError, match=r"row group 1 holds \d+ bytes .*; the limit is 1048576: write the file"
+            ):
+                rows_of(path)
+        # Not read, so of no interest.
+        assert len(rows_of(self.write(tmp_path, {"prompt": ["a", "b"], "other": [zeros, zeros]}))) == 2
+
+    def test_a_text_that_is_stored_once_is_not_held_a_thousand_times(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parquet_rows, "MAX_ROW_BYTES", 1000)
+        path = self.write(tmp_path, {"prompt": ["0" * 400] * 50 + [None, "end"]})
+        with parquet_rows._opened(path) as file:
+            sizes = [batch.num_rows for batch in parquet_rows._batches(path, file, 0, ["prompt"])]
+        assert sum(sizes) == 52
+        assert max(sizes) <= 4
+        assert [len(row.values.get("prompt", "")) for row in rows_of(path)] == [400] * 50 + [0, 3]
+
+    def test_a_cell_longer_than_a_row_may_be(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parquet_rows, "MAX_ROW_BYTES", 100)
+        bad, good = rows_of(self.write(tmp_path, {"prompt": ["0" * 101, "0" * 100]}))
+        assert bad.fault == "'prompt' cannot be read: it has 101 bytes; the limit is 100: shorten it"
+        assert good.values == {"prompt": "0" * 100}
+
+    def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        path = tmp_path / "in.parquet"
+        table = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], names=["prompt", "prompt"])
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+        with pytest.raises(PromptError, match="has two columns of the same name; rename one"):
+            check_source(path)
+
+    def test_names_with_dots(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {"prompt.old": ["x"], "prompt": ["a"], "prompt.x": [{"y": 1}]})
+        assert [row.values for row in rows_of(path)] == [{"prompt": "a"}]
+        assert [row.values for row in read_rows(path, "prompt.old")] == [{"prompt.old": "x"}]

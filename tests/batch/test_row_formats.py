@@ -81,6 +81,18 @@ def test_plain_rows() -> None:
     assert task_of({"question": "x", "prompt": "other"}, column).prompt == "x"
 
 
+def test_plain_rows_may_have_columns_named_like_openais() -> None:
+    page = {"url": "https://a.b", "body": "<p>", "method": "GET"}
+    assert task_of(page | {"prompt": "x"}).prompt == "x"
+    assert task_of(page | {"question": "x"}, replace(DEFAULTS, prompt_column="question")).prompt == "x"
+    assert task_of({"prompt": "x", "url": "/v1/completions"}).prompt == "x"
+    assert task_of({"prompt": "x", "body": {"prompt": "y"}}).prompt == "x"
+    assert task_of(completion() | {"prompt": "y"}).form == "completion"
+    failure = read_task(row_of(page), DEFAULTS)
+    assert isinstance(failure, Failure)
+    assert "the row has no prompt" in str(failure.error)
+
+
 def test_openai_rows() -> None:
     nothing = {"top_k": -1, "min_p": 0, "prediction": {"type": "content"}, "parallel_tool_calls": True, "functions": []}
     task = task_of(completion(model="any", n=1, stream=False, top_p=1.0, user="u", logprobs=None, **nothing))

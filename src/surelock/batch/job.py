@@ -78,7 +78,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
         JobBusyError: another process works on this job.
         JobError: a file cannot be read or written; what is done is kept.
     """
-    check_source(job.input)
+    check_source(job.input, job.prompt_column)
     folder = JobFolder.of(job.output)
     _check_output(job, folder)
     stop = stop or Stop()
@@ -122,7 +122,7 @@ def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
     """The input and the manifest; that of a new job has no model yet and is not written."""
     if job.force_new:
         folder.clear()
-    found = scan(job.input)
+    found = scan(job.input, job.prompt_column)
     source = {"number of rows": found.num_rows, "sha256": found.sha256}
     options = options_of(job.params, job.prompt_column, job.model)
     manifest = Manifest.read(folder.manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ def read_task(row: Row, defaults: Defaults, *, twin: int | None = None) -> Task 
     try:
         if row.fault is not None:
             raise PromptError(row.fault)
-        is_openai = is_openai_row(row.values)
+        is_openai = is_openai_row(row.values, defaults.prompt_column)
         form = form_of(row.values) if is_openai else "plain"
         name = check_name(row.values)
         if twin is not None:
@@ -47,17 +47,14 @@ def read_plain_row(row: Row, defaults: Defaults) -> Task:
     """
     values, column = row.values, defaults.prompt_column
     name = check_name(values)
-    contents = [key for key in (column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY) if values.get(key) is not None]
+    contents = [key for key in contents_of(column) if values.get(key) is not None]
     if len(contents) != 1:
         problem = f"has {' and '.join(contents)}" if contents else f"has no {column}"
         raise PromptError(
             f"the row {problem}; it must have exactly one of {column}, {_MESSAGES}, {TOKEN_IDS_KEY}, {CANVAS_KEY} "
             "(--prompt-column names the first)"
         )
-    known = {column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY, "custom_id", *PARAMETERS}
-    for key in values:
-        if key not in known and (hint := suggestion(key, PARAMETERS, cutoff=_ALIKE)):
-            raise ParameterError(f"the row has the column {shown(key)}{hint} Rename it")
+    check_names(values, column, "the row")
     given = {key: value for key, value in values.items() if key in PARAMETERS and key != column}
     params = sampling_params(given, defaults.params, seed=row.seed(defaults.seed))
     (key,) = contents
@@ -67,6 +64,31 @@ def read_plain_row(row: Row, defaults: Defaults) -> Task:
     if key == column and not isinstance(content, str):
         raise PromptError(f"{column} is {shown(content)}; it must be a string")
     return Task(row=row, form="plain", name=name, params=params, prompt=content if key == column else {key: content})
+
+
+def contents_of(prompt_column: str) -> tuple[str, ...]:
+    """Columns of which a plain row has exactly one."""
+    return (prompt_column, _MESSAGES, TOKEN_IDS_KEY, CANVAS_KEY)
+
+
+def columns_of(prompt_column: str) -> tuple[str, ...]:
+    """All columns that mean something."""
+    return (*contents_of(prompt_column), "custom_id", *PARAMETERS, "method", "url", "body")
+
+
+def check_names(names: Iterable[str], prompt_column: str, owner: str) -> None:
+    """Refuse a column that looks like a misspelt parameter; others are welcome.
+
+    Args:
+        owner: of the columns, for the message.
+
+    Raises:
+        ParameterError: naming the column.
+    """
+    known = columns_of(prompt_column)
+    for name in names:
+        if name not in known and (hint := suggestion(name, PARAMETERS, cutoff=_ALIKE)):
+            raise ParameterError(f"{owner} has the column {shown(name)}{hint} Rename it")
 
 
 FORM_OF_URL: Final[Mapping[str, Form]] = {"/v1/completions": "completion", "/v1/chat/completions": "chat"}
@@ -83,9 +105,11 @@ _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
 }
 
 
-def is_openai_row(values: Mapping[str, Any]) -> bool:
-    """Whether a row is meant to be in this format."""
-    return "body" in values or "url" in values
+def is_openai_row(values: Mapping[str, Any], prompt_column: str) -> bool:
+    """Whether a row is meant to be in this format; a plain one may have columns of these names too."""
+    url, body = values.get("url"), values.get("body")
+    marks = (isinstance(url, str) and url in FORM_OF_URL, isinstance(body, dict))
+    return all(marks) or (any(marks) and all(values.get(name) is None for name in contents_of(prompt_column)))
 
 
 def form_of(values: Mapping[str, Any]) -> Form:

@@ -76,7 +76,7 @@ class Span:
     def tasks(self, path: Path, defaults: Defaults) -> Iterator[Task | Failure]:
         """Its rows, read from the input file again."""
         wanted, twins = set(self.numbers), dict(self.twins)
-        for row in read_rows(path, number=self.numbers[0], start=self.start):
+        for row in read_rows(path, defaults.prompt_column, number=self.numbers[0], start=self.start):
             if row.number in wanted:
                 yield read_task(row, defaults, twin=twins.get(row.number))
             if row.number >= self.numbers[-1]:
