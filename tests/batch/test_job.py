@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from surelock.batch.job import run_job
@@ -207,12 +208,78 @@ class TestRefused:
             run_job(job(folder), FakeWorker())
         assert not (folder / "out.jsonl.surelock").exists()
 
-    def test_a_damaged_manifest(self, folder: Path) -> None:
+    @pytest.mark.parametrize(
+        ("content", "fragment"),
+        [
+            ('{"input"', "is damaged (no JSON), so the job cannot go on; start over with --force-new"),
+            ("null", "is damaged ("),
+            ("[]", "is damaged ("),
+            ('{"input": null}', "is damaged (input: "),
+            ('{"options": 5}', "is damaged (options: "),
+            ('{"seed": null}', "is damaged (seed: "),
+            ('{"seed": "1"}', "is damaged (seed: "),
+            ('{"seed": -1}', "is damaged (seed: "),
+            ('{"model": "x"}', "is damaged (model: "),
+            ('{"finished": {"num_done": null}}', "is damaged (finished.num_done: "),
+            ('{"finished": {"rows": 1}}', "is damaged (finished.rows: "),
+            ('{"format": 2}', "is damaged (format: "),
+            ('{"other": 2}', "is damaged (other: "),
+            (" " * (1 << 20), "is damaged (no JSON)"),
+        ],
+    )
+    def test_a_damaged_manifest(self, folder: Path, content: str, fragment: str) -> None:
         stopped_at(folder, 5)
-        (folder / "out.jsonl.surelock" / "manifest.json").write_text('{"input"')
-        with pytest.raises(JobError, match="is damaged, so the job cannot go on; start over with --force-new"):
+        path = folder / "out.jsonl.surelock" / "manifest.json"
+        if content.startswith('{"') and content.endswith("}"):
+            content = orjson.dumps(orjson.loads(path.read_bytes()) | orjson.loads(content)).decode()
+        path.write_text(content)
+        with pytest.raises(JobError) as caught:
             run_job(job(folder), FakeWorker())
+        assert fragment in str(caught.value)
+        assert "\n" not in str(caught.value)
         run_job(job(folder, force_new=True), FakeWorker())
+
+    @pytest.mark.parametrize("name", ["manifest.json", "rows.journal"])
+    def test_what_is_no_regular_file_is_never_waited_for(self, folder: Path, name: str) -> None:
+        stopped_at(folder, 5)
+        path = folder / "out.jsonl.surelock" / name
+        path.unlink()
+        os.mkfifo(path)
+        for overrides in ({}, {"retry_errors": True}):
+            with pytest.raises(JobError, match=f"{name} is not a regular file, so the job cannot go on; remove it"):
+                run_job(job(folder, **overrides), FakeWorker())
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        with pytest.raises(JobError, match=f"{name} is not a regular file"):
+            run_job(job(folder), FakeWorker())
+
+    def test_a_link_in_the_place_of_what_is_written(self, folder: Path) -> None:
+        (folder / "precious").write_text("precious")
+        for name in ("out.jsonl.partial", "out.errors.jsonl.partial"):
+            (folder / name).symlink_to("precious")
+        run_job(job(folder), FakeWorker())
+        assert (folder / "precious").read_text() == "precious"
+        assert not any(path.is_symlink() for path in folder.iterdir())
+
+    @pytest.mark.parametrize(
+        ("output", "fragment"),
+        [
+            ("loop.jsonl", "is a link that leads back to itself; remove it"),
+            ("a" * 245 + ".jsonl", "is too long a name: with what a job adds it has 266 bytes, and the limit is 255"),
+            ("é" * 120 + ".csv", "is too long a name"),
+            ("other.errors.jsonl", r"a name that ends with .errors.jsonl is for the rows of another job that failed"),
+        ],
+    )
+    def test_names_that_cannot_be(self, folder: Path, output: str, fragment: str) -> None:
+        (folder / "loop.jsonl").symlink_to("loop.jsonl")
+        before = sorted(folder.iterdir())
+        with pytest.raises(ParameterError, match=fragment):
+            run_job(job(folder, output=folder / output), FakeWorker())
+        assert sorted(folder.iterdir()) == before
+
+    def test_the_longest_name_that_can_be(self, folder: Path) -> None:
+        run_job(job(folder, output=folder / ("a" * 228 + ".jsonl")), FakeWorker())
+        assert (folder / ("a" * 228 + ".errors.jsonl")).exists()
 
     def test_a_second_process(self, folder: Path) -> None:
         """By any name of the output; and once the first has ended, the job goes on."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from array import array
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +88,40 @@ def test_whatever_follows_is_dropped(tmp_path: Path, tail: bytes) -> None:
         assert journal.num_bytes_dropped == len(tail)
         assert numbers(journal) == [1, 2]
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "fragment"),
+    [
+        (None, "no record of this version at byte 75"),
+        ({}, "(number: Field required)"),
+        ({"number": None}, "(number: "),
+        ({"number": "2"}, "(number: "),
+        ({"digest": 1.5}, "(digest: "),
+        ({"failed": 0}, "(failed: "),
+        ({"num_tokens": True}, "(num_tokens: "),
+        ({"flops": None}, "(flops: "),
+        ({"flops": [1.0]}, "(flops.1: "),
+        ({"flops": [None, 1.0]}, "(flops.0: "),
+        ({"line": []}, "(line: "),
+        ({"more": 1}, "(more: "),
+    ],
+)
+def test_a_whole_line_that_is_no_record_is_said_to_be_one(
+    tmp_path: Path, values: dict[str, Any] | None, fragment: str
+) -> None:
+    """Edited by hand, or another version's: nothing that follows may be cut off for it."""
+    path = tmp_path / "rows"
+    whole = fill(path, [record(1)])
+    payload = orjson.dumps(asdict(record(2)) | values if values else values)
+    path.write_bytes(whole + b"%08x %d %b\n" % (crc32(payload), len(payload), payload) + encode(record(3)))
+    before = path.read_bytes()
+    for reading in (lambda: Journal(path, DIGESTS), lambda: drop_failed(path)):
+        with pytest.raises(JobError) as caught:
+            reading()
+        assert fragment.replace("75", str(len(whole))) in str(caught.value)
+        assert "start over with --force-new" in str(caught.value)
+        assert path.read_bytes() == before
 
 
 def test_one_record_for_each_row_in_their_order(tmp_path: Path) -> None:

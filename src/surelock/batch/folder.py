@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-from surelock.errors import JobBusyError, JobError
+from surelock.errors import JobBusyError, JobError, ParameterError, shown
+
+# Of one name on every common file system.
+MAX_NAME_BYTES: Final = 255
+PARTIAL: Final = ".partial"
+ERRORS: Final = ".errors.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +30,24 @@ class JobFolder:
 
     @classmethod
     def of(cls, output: Path) -> JobFolder:
-        """The folder of the job that writes `output`."""
-        return cls(output.resolve())
+        """The folder of the job that writes `output`.
+
+        Raises:
+            ParameterError: the output is a link to itself, or its name leaves no room for the names beside it.
+        """
+        try:
+            folder = cls(output.resolve())
+        except (OSError, RuntimeError):
+            folder = cls(output.absolute())
+        if folder.output.is_symlink():
+            raise ParameterError(f"--output {output} is a link that leads back to itself; remove it")
+        size = len(os.fsencode(folder.errors.name + PARTIAL))
+        if size > MAX_NAME_BYTES:
+            raise ParameterError(
+                f"--output {shown(output.name)} is too long a name: with what a job adds it has {size} bytes, and the "
+                f"limit is {MAX_NAME_BYTES}; shorten it"
+            )
+        return folder
 
     @property
     def path(self) -> Path:
@@ -36,7 +58,7 @@ class JobFolder:
     def errors(self) -> Path:
         """OUT.errors.jsonl: the rows that failed. Beside out.jsonl and out.csv these are two files."""
         is_lines = self.output.suffix == ".jsonl"
-        return self.output.with_name((self.output.stem if is_lines else self.output.name) + ".errors.jsonl")
+        return self.output.with_name((self.output.stem if is_lines else self.output.name) + ERRORS)
 
     @property
     def manifest(self) -> Path:
@@ -120,10 +142,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         JobError: it cannot be written.
     """
     # In the same folder, because renaming is atomic only within a file system.
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         try:
-            with partial.open("wb") as file:
+            # Not through a link that somebody else put there.
+            partial.unlink(missing_ok=True)
+            with partial.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -143,6 +167,28 @@ def remove(path: Path) -> None:
     """Remove a file if it is there, for good."""
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read; a pipe or device, which could be waited for or read for ever, is refused.
+
+    Raises:
+        JobError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        check_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def check_regular(descriptor: int, path: Path) -> None:
+    """Raise JobError if an open file is none that ends."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise JobError(f"{path} is not a regular file, so the job cannot go on; remove it")
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from surelock.batch.folder import JobFolder
+from surelock.batch.folder import ERRORS, JobFolder
 from surelock.batch.input import Scan, check_source, scan
 from surelock.batch.journal import Journal, drop_failed
 from surelock.batch.manifest import Manifest, options_of
@@ -86,7 +86,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
         with stop.interrupting():
             found, manifest = _begin(job, folder)
         if manifest.finished is not None and folder.output.exists():
-            return _outcome(folder, manifest, Totals(**manifest.finished), None)
+            return _outcome(folder, manifest, manifest.finished, None)
         with Journal(folder.journal, found.digests) as journal:
             progress = None
             if journal.num_left:
@@ -101,7 +101,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
             totals = journal.totals
         if not totals.num_failed:
             # Nothing is left to resume or to retry, and the journal is as large as the output.
-            manifest = replace(manifest, finished=totals.to_dict())
+            manifest = replace(manifest, finished=totals)
             manifest.write(folder.manifest)
             folder.journal.unlink()
         return _outcome(folder, manifest, totals, progress)
@@ -109,6 +109,11 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
 
 def _check_output(job: Job, folder: JobFolder) -> None:
     check_output_kind(folder.output)
+    if folder.output.name.endswith(ERRORS):
+        raise ParameterError(
+            f"--output {job.output}: a name that ends with {ERRORS} is for the rows of another job that failed; choose "
+            "another output"
+        )
     if job.input.resolve() in (folder.output, folder.errors):
         raise ParameterError(f"--input and the files of --output {job.output} are the same; choose another output")
     if not folder.output.parent.is_dir():

@@ -20,15 +20,19 @@ from typing import BinaryIO, Final, Self
 from zlib import crc32
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
-from surelock.batch.folder import replacing
+from surelock.batch.folder import check_regular, open_regular, replacing
 from surelock.batch.progress import Totals
 from surelock.batch.records import Record
 from surelock.errors import JobError
 
 RECORDS_PER_SYNC: Final = 64
 SECONDS_PER_SYNC: Final = 1.0
+# Of a line. A text is bounded by its canvas; what is longer was not written here, and must not fill the memory.
+MAX_RECORD_BYTES: Final = 1 << 28
 _NOWHERE: Final = -1
+_RECORD: Final = TypeAdapter(Record)
 # Where there is no fdatasync.
 _sync: Final = getattr(os, "fdatasync", os.fsync)
 
@@ -56,13 +60,21 @@ class Journal:
         self._end = 0
         self.totals = Totals()
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Opening a pipe must not wait for its other end.
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+        except OSError as error:
+            raise JobError(f"the journal {path} cannot be opened: {error.strerror}") from None
+        try:
+            check_regular(self._descriptor, path)
             size = os.fstat(self._descriptor).st_size
             self._recover()
             self.num_bytes_dropped = size - self._end
             os.ftruncate(self._descriptor, self._end)
-        except OSError as error:
-            raise JobError(f"the journal {path} cannot be opened: {error.strerror}") from None
+        except BaseException as error:
+            os.close(self._descriptor)
+            if isinstance(error, OSError):
+                raise JobError(f"the journal {path} cannot be read: {error.strerror}") from None
+            raise
         self._num_unsynced = 0
         self._synced_at = time.monotonic()
 
@@ -133,14 +145,14 @@ class Journal:
                 if start == _NOWHERE:
                     continue
                 file.seek(start)
-                record = decode(file.readline())
+                record = decode(file.readline(MAX_RECORD_BYTES))
                 if record is None:
                     raise JobError(f"the journal {self.path} changed while the job ran; run the same command again")
                 yield record
 
     def _recover(self) -> None:
         with open(self._descriptor, "rb", closefd=False) as file:
-            for start, end, record in read_records(file):
+            for start, end, record in read_records(file, self.path):
                 is_known = 1 <= record.number <= len(self._digests)
                 if is_known and record.digest == self._digests[record.number - 1] and record.number not in self:
                     self._take_in(record, start)
@@ -177,7 +189,11 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes) -> Record | None:
-    """The record of a line; None if the line is not whole."""
+    """The record of a line; None if the line is not whole.
+
+    Raises:
+        pydantic.ValidationError: it is whole, and no record.
+    """
     checksum, _, rest = line.partition(b" ")
     length, _, payload = rest.partition(b" ")
     if not payload.endswith(b"\n") or not length.isdigit() or len(length) > 12 or int(length) != len(payload) - 1:
@@ -186,15 +202,25 @@ def decode(line: bytes) -> Record | None:
     # Nothing at all has the checksum 0, and is no record.
     if not payload or checksum != b"%08x" % crc32(payload):
         return None
-    values = orjson.loads(payload)
-    return Record(**values | {"flops": tuple(values["flops"])})
+    return _RECORD.validate_json(payload)
 
 
-def read_records(file: BinaryIO) -> Iterator[tuple[int, int, Record]]:
-    """(where it starts, where it ends, record) of each, up to the first that is not whole."""
+def read_records(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Record]]:
+    """(where it starts, where it ends, record) of each, up to the first that is not whole.
+
+    Raises:
+        JobError: one is whole and no record; `path` is for the message.
+    """
     start = 0
-    for line in file:
-        record = decode(line)
+    while line := file.readline(MAX_RECORD_BYTES):
+        try:
+            record = decode(line)
+        except ValidationError as error:
+            field, problem = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+            raise JobError(
+                f"the journal {path} holds what is no record of this version at byte {start} ({field}: {problem}); "
+                "start over with --force-new"
+            ) from None
         if record is None:
             return
         yield start, start + len(line), record
@@ -214,5 +240,5 @@ def drop_failed(path: Path) -> None:
     Raises:
         JobError: it cannot be read or written; the journal is as it was.
     """
-    with replacing(path) as rest, path.open("rb") as file:
-        rest.writelines(encode(record) for _, _, record in read_records(file) if not record.failed)
+    with replacing(path) as rest, open_regular(path) as file:
+        rest.writelines(encode(record) for _, _, record in read_records(file, path) if not record.failed)

@@ -6,22 +6,25 @@ import hashlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import orjson
+from pydantic import Field, TypeAdapter, ValidationError, with_config
 
-from surelock.batch.folder import replacing
+from surelock.batch.folder import open_regular, replacing
+from surelock.batch.progress import READ_STRICTLY, Totals
 from surelock.errors import JobError, ParameterError, shown
 from surelock.params import SamplingParams
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
 
-FORMAT: Final = 1
+MAX_MANIFEST_BYTES: Final = 1 << 20
 _SAMPLE_BYTES: Final = 1 << 16
 _PREFIXES: Final = {"input": "the input's ", "options": "", "model": "the model's "}
 
 
+@with_config(READ_STRICTLY)
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Written once, when the first row is about to run.
@@ -36,10 +39,10 @@ class Manifest:
 
     input: dict[str, Any]
     options: dict[str, Any]
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)]
     model: dict[str, Any] | None = None
-    finished: dict[str, Any] | None = None
-    format: int = FORMAT
+    finished: Totals | None = None
+    format: Literal[1] = 1
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -49,14 +52,19 @@ class Manifest:
             JobError: it is damaged.
         """
         try:
-            values = orjson.loads(path.read_bytes())
-            return cls(**values)
+            with open_regular(path) as file:
+                manifest = TypeAdapter(cls).validate_json(file.read(MAX_MANIFEST_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise JobError(f"{path} cannot be read: {error.strerror}") from None
-        except (orjson.JSONDecodeError, TypeError):
-            raise JobError(f"{path} is damaged, so the job cannot go on; start over with --force-new") from None
+        except ValidationError as error:
+            field = ".".join(map(str, error.errors()[0]["loc"]))
+            problem = f"{field}: {error.errors()[0]['msg']}" if field else "no JSON"
+            raise JobError(
+                f"{path} is damaged ({problem}), so the job cannot go on; start over with --force-new"
+            ) from None
+        return manifest
 
     def write(self, path: Path) -> None:
         """Put it in the place of what is there. Raises JobError if that is not possible."""

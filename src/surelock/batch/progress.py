@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import ConfigDict, with_config
+
+# What a job reads back of itself may have been damaged or edited.
+READ_STRICTLY: Final = ConfigDict(strict=True, extra="forbid")
 
 
+@with_config(READ_STRICTLY)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """Of the rows that have a record.
@@ -26,10 +32,6 @@ class Totals:
     def saved(self) -> float:
         """Share of the FLOPs that locking saved."""
         return 1 - self.flops_locked / self.flops_base if self.flops_base else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic import with_config
+
+from surelock.batch.progress import READ_STRICTLY
 from surelock.batch.task import Failure, Finished, Task
 from surelock.errors import ModelError, NonFiniteLogitsError, OutOfMemoryError, ParameterError, PromptError, shown_error
 from surelock.output import RequestOutput
@@ -13,6 +16,7 @@ from surelock.output import RequestOutput
 CREATED: Final = 0
 
 
+@with_config(READ_STRICTLY)
 @dataclass(frozen=True, slots=True)
 class Record:
     """The result of one row.
