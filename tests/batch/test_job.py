@@ -129,6 +129,16 @@ class TestAgain:
         assert worker.numbers == [5]
         assert outputs(folder) == before
 
+    def test_while_no_row_has_an_answer_the_job_may_change(self, folder: Path) -> None:
+        write_lines(folder / "in.jsonl", [{"question": "a"}, {"question": "b"}])
+        first = run_job(job(folder), FakeWorker())
+        assert (first.totals.num_done, first.totals.num_failed) == (2, 2)
+        outcome = run_job(job(folder, prompt_column="question"), FakeWorker())
+        assert (outcome.totals.num_done, outcome.totals.num_failed, outcome.errors) == (2, 0, None)
+        assert list(outputs(folder)) == ["out.jsonl"]
+        with pytest.raises(ParameterError, match="prompt column was 'question' when this job began"):
+            run_job(job(folder), FakeWorker())
+
     def test_errors_of_an_earlier_job_do_not_stay(self, folder: Path) -> None:
         run_job(job(folder), FakeWorker())
         write_lines(folder / "in.jsonl", ROWS)

@@ -254,3 +254,25 @@ def test_csv_with_a_prompt_column(tmp_path: Path) -> None:
     assert [line["generation_tokens"] for line in read(tmp_path / "out.jsonl")] == [3, 2]
     assert not (tmp_path / "out.errors.jsonl").exists()
     assert result.stdout == ""
+
+
+def test_no_answer_at_all(tmp_path: Path) -> None:
+    write(tmp_path, [{"prompt": 5}])
+    result = run_here(*arguments(tmp_path))
+    assert result.exit_code == 65
+    assert (
+        result.stderr.splitlines()[-1]
+        == "error: none of the 2 rows has an answer; the first: prompt is 5; it must be a string"
+    )
+    assert run_here(*arguments(tmp_path)).exit_code == 65
+
+
+def test_a_table_without_the_prompt_loads_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surelock.cli.run_batch.load_llm", lambda *arguments: pytest.fail("a model was loaded"))
+    (tmp_path / "rows.csv").write_text("id,question\n1,Hi\n")
+    for more, name in ((), "'prompt'"), (["--prompt-column", "other"], "'other'"):
+        result = run_here("run-batch", "-i", str(tmp_path / "rows.csv"), "-o", str(tmp_path / "out.csv"), *more)
+        assert_one_line_error(result, f"rows.csv has columns id, question and no {name}: pass --prompt-column")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+    result = run_here("run-batch", "-i", str(tmp_path / "rows.csv"), "-o", "out.csv", "--prompt-column", "\udcff")
+    assert_one_line_error(result, "--prompt-column '\\udcff' is not UTF-8")

@@ -12,7 +12,7 @@ from typing import Any
 
 from surelock.batch.folder import ERRORS, JobFolder
 from surelock.batch.input import Scan, check_source, scan
-from surelock.batch.journal import Journal, drop_failed
+from surelock.batch.journal import Journal, drop_failed, has_answers
 from surelock.batch.manifest import Manifest, options_of
 from surelock.batch.outputs import check_output_kind, write_output
 from surelock.batch.progress import Progress, Totals
@@ -131,9 +131,15 @@ def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
     source = {"number of rows": found.num_rows, "sha256": found.sha256}
     options = options_of(job.params, job.prompt_column, job.model)
     manifest = Manifest.read(folder.manifest)
+    is_anew = job.force_new
+    is_changed = manifest is not None and not manifest.is_same(source, options)
+    if is_changed and folder.journal.exists() and not has_answers(folder.journal):
+        # Nothing is lost, and the change may be what answers the rows.
+        folder.clear()
+        manifest, is_anew = None, True
     if manifest is None:
         for path in (folder.output, folder.errors):
-            if path.exists() and not job.force_new:
+            if path.exists() and not is_anew:
                 raise ParameterError(
                     f"{path} exists and is not of an unfinished job: choose another --output, or replace it with "
                     "--force-new"

@@ -234,6 +234,19 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
         rest, offset = rest[num_written:], offset + num_written
 
 
+def has_answers(path: Path) -> bool:
+    """Whether a journal holds a row that did not fail.
+
+    Raises:
+        JobError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            return any(not record.failed for _, _, record in read_records(file, path))
+    except OSError as error:
+        raise JobError(f"the journal {path} cannot be read: {error.strerror}") from None
+
+
 def drop_failed(path: Path) -> None:
     """Rewrite a journal without the records of rows that failed, so that they run again.
 

@@ -71,6 +71,10 @@ class Manifest:
         with replacing(path) as file:
             file.write(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2) + b"\n")
 
+    def is_same(self, source: dict[str, Any], options: dict[str, Any]) -> bool:
+        """Whether a job of this input and these options is this one."""
+        return (self.input, self.options) == (source, options)
+
     def check_same(self, part: Literal["input", "options", "model"], now: dict[str, Any]) -> None:
         """Refuse to go on as something else.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from orjson import loads
 
 from surelock.cli.batch_progress import BatchProgress
 from surelock.cli.loading import load_llm
@@ -21,6 +22,7 @@ from surelock.cli.options import (
     sampling_params,
     with_options,
 )
+from surelock.cli.prompts import checked_text
 from surelock.cli.terminal import note, print_facts, report_error, standard_error
 from surelock.cli.watch import write_json
 from surelock.config import EngineConfig
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # EX_TEMPFAIL of sysexits.h: schedulers know it as "try again".
 EXIT_UNFINISHED: Final = 75
+# EX_DATAERR.
+EXIT_NO_ANSWER: Final = 65
 JOB_PANEL: Final = "Job"
 
 
@@ -101,8 +105,10 @@ def run_batch(
 ) -> None:
     """Decode every row of a file; stopped at any moment, the same command goes on where it was.
 
-    SIGTERM and Ctrl-C end it in order with exit code 75. A row that fails is a line in the file of errors.
+    SIGTERM and Ctrl-C end it in order with exit code 75. A row that fails is a line in the file of errors; where every
+    row fails the exit code is 65.
     """
+    checked_text(prompt_column, "--prompt-column")
     params = sampling_params(max_tokens, sampling, lock, model)
     config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
 
@@ -147,6 +153,11 @@ def run_batch(
         write_json(_summary(outcome))
     else:
         _print_summary(outcome)
+    if outcome.errors is not None and outcome.totals.num_failed == outcome.totals.num_done:
+        with outcome.errors.open("rb") as file:
+            first = loads(file.readline())["error"]["message"]
+        report_error(f"none of the {outcome.totals.num_done} rows has an answer; the first: {first}")
+        raise typer.Exit(EXIT_NO_ANSWER)
 
 
 def resume_command(arguments: list[str]) -> str:
