@@ -44,7 +44,19 @@ def answer(task: Task | Failure) -> Record:
     """What the fake model makes of a row: a function of the row alone."""
     if isinstance(task, Failure):
         return record_of(task, "fake")
-    line = {"row": task.row.number, "text": f"{task.prompt}!", "seed": task.params.seed}
+    line: dict[str, Any] = {
+        "row": task.row.number,
+        "custom_id": task.name,
+        "text": f"{task.prompt}!",
+        "finish_reason": "length",
+        "prompt_tokens": 1,
+        "generation_tokens": 2,
+        "steps": 2,
+        "active_ratio": 0.5,
+        "flops_ratio": 0.25,
+        "seed": task.params.seed,
+        "notes": [],
+    }
     return Record(task.row.number, task.row.digest, False, 2, (1.0, 4.0), line)
 
 
@@ -100,8 +112,8 @@ def odd_columns() -> dict[str, Any]:
             arrow.list_(arrow.struct([("at", arrow.timestamp("ns", "Mars/Phobos")), ("x", arrow.float64())])),
         ),
         "kind": arrow.array(["x", "y"]).dictionary_encode(),
-        "url": ["https://a", "https://b"],
-        "body": ["<p>", None],
-        "id": [7, 8],
+        "url": arrow.array(["https://a", "https://b"]),
+        "body": arrow.array(["<p>", None]),
+        "id": arrow.array([7, 8]),
         "nothing": arrow.nulls(2),
     }

@@ -18,7 +18,7 @@ from surelock.batch.job import run_job
 from surelock.batch.outputs import COLUMNS, cells, check_output_kind, writing
 from surelock.batch.records import Record
 from surelock.errors import JobError, ParameterError
-from tests.batch.jobs import FakeWorker, job, read_lines, write_lines
+from tests.batch.jobs import FakeWorker, job, odd_columns, read_lines, write_lines
 
 KINDS = [".csv", ".parquet"]
 PLAIN: dict[str, Any] = {
@@ -167,8 +167,8 @@ else:
     sys.exit()
 left = [num_rows]
 @contextmanager
-def dying(file, path):
-    with writing(file, path) as write:
+def dying(file, path, *carried):
+    with writing(file, path, *carried) as write:
         def write_or_die(record):
             if not left[0]:
                 file.flush()
@@ -214,7 +214,11 @@ def test_a_full_disk(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatc
     needs(suffix)
     folder = folder_of(tmp_path / "full")
     name = f"out{suffix}"
-    monkeypatch.setattr("surelock.batch.outputs.writing", lambda file, path: writing(FullDisk(), path))
+
+    def onto_a_full_disk(file: Any, path: Path, *carried: Any) -> Any:
+        return writing(file if isinstance(file, BytesIO) else FullDisk(), path, *carried)
+
+    monkeypatch.setattr("surelock.batch.outputs.writing", onto_a_full_disk)
     with pytest.raises(JobError, match=r"cannot be written: .*; the journal is kept"):
         run_job(job(folder, output=folder / name), FakeWorker())
     assert not files(folder)
@@ -230,3 +234,121 @@ def test_lines_and_tables_of_one_name_are_two_jobs(tmp_path: Path) -> None:
     for name in ("out.jsonl", "out.csv"):
         run_job(job(folder, output=folder / name), FakeWorker())
     assert set(files(folder)) == {"out.jsonl", "out.errors.jsonl", "out.csv", "out.csv.errors.jsonl"}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_columns_of_a_csv_go_with_the_answers(tmp_path: Path, suffix: str) -> None:
+    needs(suffix)
+    (tmp_path / "in.csv").write_text(
+        'id,text,prompt,max_tokens,custom_id,input_text\n007,a,"x,y",,n,b\n8,,,,,\n9,,z,5,,\n'
+    )
+    outcome = run_job(job(tmp_path, input=tmp_path / "in.csv", output=tmp_path / f"out{suffix}"), FakeWorker())
+    assert outcome.totals.num_failed == 1
+    first, last = read_table(tmp_path / f"out{suffix}")
+    own = ["id", "input_input_text", "prompt", "max_tokens", "input_text"]
+    assert list(first) == [*COLUMNS, *own]
+    assert (first["text"], first["custom_id"]) == ("x,y!", "n")
+    assert [first[name] for name in own] == ["007", "a", "x,y", "", "b"]
+    assert [last[name] for name in own] == ["9", "", "z", "5", ""]
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_keys_of_json_lines_go_with_the_answers(tmp_path: Path, suffix: str) -> None:
+    needs(suffix)
+    openai = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "o"}}
+    rows = [{"prompt": "a", "id": 7, "tags": ["x", {"y": None}]}, openai, {"prompt": "b", "late": "é"}]
+    write_lines(tmp_path / "in.jsonl", rows)
+    run_job(job(tmp_path, output=tmp_path / f"out{suffix}"), FakeWorker())
+    table = read_table(tmp_path / f"out{suffix}")
+    assert [[row[name] for name in ("prompt", "id", "tags", "late")] for row in table] == [
+        ["a", "7", '["x",{"y":null}]', ""],
+        ["", "", "", ""],
+        ["b", "", "", "é"],
+    ]
+
+
+def parquet_job(folder: Path, name: str, columns: dict[str, Any], **options: Any) -> Any:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table(columns), folder / "in.parquet", **options)
+    run_job(job(folder, input=folder / "in.parquet", output=folder / name), FakeWorker())
+    return parquet.read_table(folder / name) if name.endswith(".parquet") else read_table(folder / name)
+
+
+def test_columns_of_a_parquet_file_stay_what_they_are(tmp_path: Path) -> None:
+    columns = odd_columns()
+    table = parquet_job(tmp_path, "out.parquet", {"prompt": ["a", "b"], **columns})
+    assert table.column("text").to_pylist() == ["a!", "b!"]
+    for name, column in columns.items():
+        # Whether a text is stored once or often is the file's business.
+        expected = column.dictionary_decode() if name == "kind" else column
+        assert table.column(name).combine_chunks().equals(expected), name
+
+
+def test_columns_of_a_parquet_file_as_text(tmp_path: Path) -> None:
+    first, second = parquet_job(tmp_path, "out.csv", {"prompt": ["a", "b"], **odd_columns()})
+    assert {name: first[name] for name in odd_columns()} == {
+        "nanoseconds": "1970-01-01 00:00:00.000000001",
+        "elsewhere": "1970-01-01 00:00:01.000000Z",
+        "time": "00:00:00.000000001",
+        "span": "1",
+        "far": "100000000",
+        "day": "2026-01-02",
+        "latin": "wei\ufffd",
+        "raw": "ff00",
+        "nested": '[{"at":"2006-07-14 23:58:24.606846977Z","x":1.5}]',
+        "kind": "x",
+        "url": "https://a",
+        "body": "<p>",
+        "id": "7",
+        "nothing": "",
+    }
+    assert [second[name] for name in ("elsewhere", "nested", "raw", "body", "id")] == ["", "", "", "", "8"]
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_carried_rows_line_up_whatever_fails_and_however_the_file_is_cut(tmp_path: Path, suffix: str) -> None:
+    prompts = [None if number % 7 == 3 else f"row {number}" for number in range(2500)]
+    columns = {"id": list(range(2500)), "prompt": prompts}
+    parquet_job(tmp_path, f"out{suffix}", columns, row_group_size=600)
+    table = read_table(tmp_path / f"out{suffix}")
+    assert [(row["text"], row["id"]) for row in table] == [
+        (f"{prompt}!", str(number)) for number, prompt in enumerate(prompts) if prompt
+    ]
+
+
+def test_groups_end_before_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(outputs, "BYTES_PER_GROUP", 1000)
+    parquet_job(tmp_path, "out.parquet", {"prompt": ["a"] * 9, "long": [str(number) * 400 for number in range(9)]})
+    with parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [3, 3, 3]
+
+
+def test_too_many_keys_for_columns(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "a", **{f"key {number}": 1 for number in range(1000)}}])
+    with pytest.raises(ParameterError, match=r"has more than 1000 columns, .*: name the --output \.jsonl"):
+        run_job(job(tmp_path, output=tmp_path / "out.csv"), FakeWorker())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+    run_job(job(tmp_path), FakeWorker())
+
+
+def test_columns_that_changed_since_are_not_carried(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def change(progress: object) -> None:
+        parquet.write_table(arrow.table({"prompt": ["a"], "id": [8]}), tmp_path / "in.parquet")
+
+    parquet.write_table(arrow.table({"prompt": ["a"], "id": [7]}), tmp_path / "in.parquet")
+    with pytest.raises(JobError, match="changed while the job ran; restore it"):
+        run_job(
+            job(tmp_path, input=tmp_path / "in.parquet", output=tmp_path / "out.csv"), FakeWorker(), on_progress=change
+        )
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", [{}, PLAIN | {"steps": None}, PLAIN | {"notes": None}, openai_line({}), {"response": 5}]
+)
+def test_a_record_that_is_no_answer(line: dict[str, Any]) -> None:
+    with pytest.raises(JobError, match="record of row 5 is no answer of this version; start over with --force-new"):
+        cells(record(5, line))

@@ -14,7 +14,7 @@ from surelock.batch.folder import ERRORS, JobFolder
 from surelock.batch.input import Scan, check_source, scan
 from surelock.batch.journal import Journal, drop_failed, has_answers
 from surelock.batch.manifest import Manifest, options_of
-from surelock.batch.outputs import check_output_kind, write_output
+from surelock.batch.outputs import check_carried, check_output_kind, write_output
 from surelock.batch.progress import Progress, Totals
 from surelock.batch.stop import Stop
 from surelock.batch.task import Defaults
@@ -97,7 +97,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
                 manifest, progress = run.through(worker, Work(found, journal, defaults))
             journal.sync()
             with stop.interrupting():
-                write_output(folder, journal)
+                write_output(folder, journal, found)
             totals = journal.totals
         if not totals.num_failed:
             # Nothing is left to resume or to retry, and the journal is as large as the output.
@@ -128,6 +128,7 @@ def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
     if job.force_new:
         folder.clear()
     found = scan(job.input, job.prompt_column)
+    check_carried(found, folder.output)
     source = {"number of rows": found.num_rows, "sha256": found.sha256}
     options = options_of(job.params, job.prompt_column, job.model)
     manifest = Manifest.read(folder.manifest)

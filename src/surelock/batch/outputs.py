@@ -6,31 +6,41 @@ import csv
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
+from pydantic import BaseModel
 
+from surelock.batch.carried import Carried, carried_columns
 from surelock.batch.folder import JobFolder, remove, replacing
+from surelock.batch.input import Scan
 from surelock.batch.journal import Journal
 from surelock.batch.records import Record
-from surelock.errors import ParameterError
+from surelock.errors import JobError, ParameterError
 
-COLUMNS: Final = (
-    "row",
-    "custom_id",
-    "text",
-    "finish_reason",
-    "prompt_tokens",
-    "generation_tokens",
-    "steps",
-    "active_ratio",
-    "flops_ratio",
-    "seed",
-    "notes",
-)
+
+class Cells(BaseModel):
+    """An answer in a table; the columns of the input follow."""
+
+    row: int
+    custom_id: str | None
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    generation_tokens: int
+    steps: int
+    active_ratio: float
+    flops_ratio: float
+    seed: int | None
+    notes: list[str]
+
+
+COLUMNS: Final = tuple(Cells.model_fields)
 # Fixed, so that the same rows are the same bytes however often a job was stopped.
 ROWS_PER_GROUP: Final = 1024
+BYTES_PER_GROUP: Final = 1 << 26
 
 Write = Callable[[Record], None]
 
@@ -49,31 +59,58 @@ def check_output_kind(path: Path) -> None:
         )
 
 
-def writing(file: BinaryIO, path: Path) -> AbstractContextManager[Write]:
-    """What writes records to `file` in the format of `path`; the file is whole when the block ends."""
-    return WRITERS[path.suffix](file)
+def writing(file: BinaryIO, path: Path, carried: Carried | None = None) -> AbstractContextManager[Write]:
+    """What writes records, in the order of their rows, to `file` in the format of `path`.
+
+    The file is whole when the block ends.
+
+    Args:
+        carried: columns of the input that a table has too.
+    """
+    return WRITERS[path.suffix](file, carried)
+
+
+def check_carried(found: Scan, output: Path) -> None:
+    """Refuse columns of the input that could not be carried into the output, before any row is run.
+
+    Raises:
+        ParameterError, PromptError: naming them.
+    """
+    if output.suffix != ".jsonl":
+        with writing(BytesIO(), output, carried_columns(found, COLUMNS)):
+            pass
 
 
 def cells(record: Record) -> dict[str, Any]:
-    """An answered row by `COLUMNS`, whichever form its line has."""
+    """An answered row by `COLUMNS`, whichever form its line has.
+
+    Raises:
+        JobError: the line is not of such a row.
+    """
     line: dict[str, Any] = record.line
-    if "response" in line:
-        body = line["response"]["body"]
-        (choice,) = body["choices"]
-        usage = body["usage"]
-        line = {
-            "custom_id": line["custom_id"],
-            "text": choice["message"]["content"] if "message" in choice else choice["text"],
-            "finish_reason": choice["finish_reason"],
-            "prompt_tokens": usage["prompt_tokens"],
-            "generation_tokens": usage["completion_tokens"],
-            **usage["surelock"],
-        }
-    return {name: record.number if name == "row" else line.get(name) for name in COLUMNS}
+    try:
+        if "response" in line:
+            body = line["response"]["body"]
+            (choice,) = body["choices"]
+            usage = body["usage"]
+            line = {
+                "custom_id": line["custom_id"],
+                "text": choice["message"]["content"] if "message" in choice else choice["text"],
+                "finish_reason": choice["finish_reason"],
+                "prompt_tokens": usage["prompt_tokens"],
+                "generation_tokens": usage["completion_tokens"],
+                **usage["surelock"],
+            }
+        own = {"row": record.number} | {name: line[name] for name in COLUMNS[1:]}
+        return Cells.model_validate(own, strict=True).model_dump()
+    except (LookupError, TypeError, ValueError):
+        raise JobError(
+            f"the journal's record of row {record.number} is no answer of this version; start over with --force-new"
+        ) from None
 
 
 @contextmanager
-def _json_lines(file: BinaryIO) -> Iterator[Write]:
+def _json_lines(file: BinaryIO, carried: Carried | None) -> Iterator[Write]:
     def write(record: Record) -> None:
         file.write(orjson.dumps(record.line) + b"\n")
 
@@ -91,19 +128,20 @@ class _Encoded:
 
 
 @contextmanager
-def _csv(file: BinaryIO) -> Iterator[Write]:
-    table = csv.DictWriter(_Encoded(file), COLUMNS, lineterminator="\n")
-    table.writeheader()
+def _csv(file: BinaryIO, carried: Carried | None) -> Iterator[Write]:
+    table = csv.writer(_Encoded(file), lineterminator="\n")
+    table.writerow([*COLUMNS, *(carried.names if carried else ())])
 
     def write(record: Record) -> None:
         row = cells(record)
-        table.writerow(row | {"notes": orjson.dumps(row["notes"]).decode() if row["notes"] else None})
+        notes = orjson.dumps(row["notes"]).decode() if row["notes"] else None
+        table.writerow([*(row | {"notes": notes}).values(), *(carried.texts(record.number) if carried else ())])
 
     yield write
 
 
 @contextmanager
-def _parquet(file: BinaryIO) -> Iterator[Write]:
+def _parquet(file: BinaryIO, carried: Carried | None) -> Iterator[Write]:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -115,15 +153,20 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
     }
     schema = arrow.schema(list(kinds.items()))
     waiting: list[dict[str, Any]] = []
-    with parquet.ParquetWriter(file, schema) as table:
+    with parquet.ParquetWriter(file, arrow.schema([*schema, *(carried.schema if carried else ())])) as table:
 
         def write(record: Record) -> None:
             waiting.append(cells(record))
-            if len(waiting) == ROWS_PER_GROUP:
+            num_bytes = carried.add(record.number) if carried else 0
+            if len(waiting) == ROWS_PER_GROUP or num_bytes >= BYTES_PER_GROUP:
                 write_group()
 
         def write_group() -> None:
-            table.write_table(arrow.Table.from_pylist(waiting, schema))
+            group = arrow.Table.from_pylist(waiting, schema)
+            own = carried.table() if carried else group.select([])
+            for name, column in zip(own.column_names, own.columns, strict=True):
+                group = group.append_column(name, column)
+            table.write_table(group)
             waiting.clear()
 
         yield write
@@ -132,27 +175,31 @@ def _parquet(file: BinaryIO) -> Iterator[Write]:
             write_group()
 
 
-WRITERS: Final[dict[str, Callable[[BinaryIO], AbstractContextManager[Write]]]] = {
+WRITERS: Final[dict[str, Callable[[BinaryIO, Carried | None], AbstractContextManager[Write]]]] = {
     ".jsonl": _json_lines,
     ".csv": _csv,
     ".parquet": _parquet,
 }
 
 
-def write_output(folder: JobFolder, journal: Journal) -> None:
+def write_output(folder: JobFolder, journal: Journal, found: Scan) -> None:
     """Write the rows in the order of the input: the output, and beside it the rows that failed, if any.
 
     Doing it twice gives the same files.
 
     Raises:
-        JobError: they cannot be written; what is there stays.
+        JobError: they cannot be written, or the input is no longer the one that was scanned; what is there stays.
     """
+    carried = None
+    if folder.output.suffix != ".jsonl":
+        found.check_unchanged()
+        carried = carried_columns(found, COLUMNS)
     if not journal.totals.num_failed:
         remove(folder.errors)
     # The output, which says that the job is complete, is renamed last.
     with ExitStack() as files:
         output = files.enter_context(replacing(folder.output))
-        write = write_failed = files.enter_context(writing(output, folder.output))
+        write = write_failed = files.enter_context(writing(output, folder.output, carried))
         if journal.totals.num_failed:
             errors = files.enter_context(replacing(folder.errors))
             write_failed = files.enter_context(writing(errors, folder.errors))

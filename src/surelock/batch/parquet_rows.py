@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from surelock.batch.task import MAX_ROW_BYTES, Row, digest_of
+from surelock.batch.task import MAX_ROW_BYTES, OPENAI_COLUMNS, Row, digest_of
 from surelock.errors import ParameterError, PromptError, shown, shown_error
 
 # A group of rows may be as large as the file.
@@ -18,8 +18,6 @@ ROWS_PER_BATCH: Final = 1024
 _GROUP_BITS: Final = 24
 # Of the columns that are read, in one row group. A page may be as large as its group, and is decoded as a whole.
 MAX_GROUP_BYTES: Final = 1 << 29
-# Only in these does a table have the parts of an OpenAI row.
-_OPENAI_COLUMNS: Final = ("method", "url", "body")
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -46,7 +44,7 @@ def read_parquet(path: Path, number: int, start: int, columns: Sequence[str]) ->
     Args:
         start: `Row.start` of that row, or 0 for the beginning of the file.
     """
-    wanted = set(columns) - set(() if has_openai_rows(path) else _OPENAI_COLUMNS)
+    wanted = set(columns) - set(() if has_openai_rows(path) else OPENAI_COLUMNS)
     first_group, current = start & ((1 << _GROUP_BITS) - 1), max(1, start >> _GROUP_BITS)
     with _opened(path) as file:
         names = [name for name in file.schema_arrow.names if name in wanted]

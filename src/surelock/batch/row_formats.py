@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from surelock.batch.task import Defaults, Failure, Form, Row, Task, check_name
+from surelock.batch.task import OPENAI_COLUMNS, Defaults, Failure, Form, Row, Task, check_name
 from surelock.errors import ParameterError, PromptError, shown
 from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
 from surelock.params import LockParams, SamplingParams
@@ -73,7 +73,7 @@ def contents_of(prompt_column: str) -> tuple[str, ...]:
 
 def columns_of(prompt_column: str) -> tuple[str, ...]:
     """All columns that mean something."""
-    return (*contents_of(prompt_column), "custom_id", *PARAMETERS, "method", "url", "body")
+    return (*contents_of(prompt_column), "custom_id", *PARAMETERS, *OPENAI_COLUMNS)
 
 
 def check_names(names: Iterable[str], prompt_column: str, owner: str) -> None:

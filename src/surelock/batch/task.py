@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Form = Literal["plain", "completion", "chat"]
 
 MAX_NAME_LENGTH: Final = 512
+# Of a row in OpenAI's format, beside its custom_id.
+OPENAI_COLUMNS: Final = ("method", "url", "body")
 # A file without line breaks, or without an end to its quotes, must not fill the memory.
 MAX_ROW_BYTES: Final = 1 << 26
 
