@@ -32,6 +32,29 @@ def test_one_side_is_enough(run: Run, library: FakeLibrary, arguments: list[str]
     assert canvas_of(library).count(None) == length
 
 
+@pytest.mark.parametrize(
+    ("arguments", "segments"),
+    [
+        (["--prefix", "A", "--gap", "3", "--suffix", "B", "--gap", "2", "--suffix", "C"], ["A", 3, "B", 2, "C"]),
+        (["--gap=3", "--suffix=B", "--temperature", "0", "--gap", "2"], [3, "B", 2]),
+        (["--prefix", "A", "--prefix", "--gap", "--gap", "2"], ["A", "--gap", 2]),
+        (["--suffix", "C", "--gap", "2", "--gap", "1", "--prefix", "A"], ["C", 2, 1, "A"]),
+        (["--prefix", "", "--gap", "2", "--suffix", "B", "--gap", "1"], [2, "B", 1]),
+        (["--suffix", "C", "--gap", "2", "--prefix", "A"], ["A", 2, "C"]),
+    ],
+)
+def test_repeated_options_make_the_document_in_their_order(
+    run: Run, library: FakeLibrary, arguments: list[str], segments: list[str | int]
+) -> None:
+    assert run("infill", *arguments).exit_code == 0
+    canvas = canvas_of(library)
+    words = library.made[0].words
+    expected: list[int | None] = []
+    for segment in segments:
+        expected += [None] * segment if isinstance(segment, int) else words.encode(segment)
+    assert canvas == expected
+
+
 def test_segments_in_order(run: Run, library: FakeLibrary) -> None:
     result = run("infill", "--segments", '["A", 2, " B", 3]', "--json")
     assert json.loads(result.stdout)["text"] == "A one two B three four five"
@@ -55,6 +78,9 @@ def test_text_is_never_read_as_a_gap(run: Run, library: FakeLibrary) -> None:
         (["--gap", "3"], "nothing to fill"),
         (["--prefix", "x", "--gap", "0"], "--gap is 0; it must be at least 1"),
         (["--prefix", "\udcff"], "--prefix"),
+        (["--prefix", "A", "--prefix", "B"], "is given twice without a gap: put --gap, such as --gap 8, where one is"),
+        (["--prefix", "A", "--gap", "3", "--gap", "0"], "--gap is 0; it must be at least 1"),
+        (["--prefix", "A", "--gap", "3", "--gap", "x"], "Invalid value for '--gap'"),
         (["--segments", "A 8 B"], "--segments is not JSON"),
         (["--segments", '{"A": 8}'], "must be a list"),
         (["--segments", '["A"]'], "has no gap"),

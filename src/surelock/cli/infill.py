@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
+from typer.core import TyperCommand
 
 from surelock.cli.generate import LockMapPath, TracePath, check_distinct
 from surelock.cli.loading import load_llm
@@ -18,14 +20,36 @@ Segment = str | int
 DEFAULT_GAP = 16
 
 
+# Where the command leaves the names of its options in the order they were given.
+_ORDER: Final = "surelock.cli.infill"
+
+
+class InfillCommand(TyperCommand):
+    """A command that knows the order of its options, a repeated one included, which its values alone do not tell."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as usual, and keep the order."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[_ORDER] = [parameter.name for parameter in order]
+        return super().parse_args(ctx, args)
+
+
 @with_options
 def infill(
+    context: typer.Context,
     model: ModelOptions,
     sampling: SamplingOptions,
     lock: LockOptions,
-    prefix: Annotated[str | None, typer.Option(help="Text before the gap.", show_default=False)] = None,
-    suffix: Annotated[str | None, typer.Option(help="Text after the gap.", show_default=False)] = None,
-    gap: Annotated[int | None, typer.Option(help="Length of the gap in tokens.", show_default=str(DEFAULT_GAP))] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="Text before the gap.", show_default=False)
+    ] = None,
+    suffix: Annotated[
+        list[str] | None, typer.Option(metavar="<str>", help="Text after the gap.", show_default=False)
+    ] = None,
+    gap: Annotated[
+        list[int] | None,
+        typer.Option(metavar="<int>", help="Length of the gap in tokens.", show_default=str(DEFAULT_GAP)),
+    ] = None,
     segments: Annotated[
         str | None,
         typer.Option(
@@ -43,10 +67,13 @@ def infill(
 
     Either --prefix and --suffix around one --gap, or --segments for any number of gaps.
 
+    Where one of --prefix, --gap and --suffix is given twice, all of them are taken in the order they stand in.
+
     Nothing inside a text is ever read as a gap.
     """
     params = sampling_params(0, sampling, lock, model)
-    document = _document(prefix, suffix, gap, segments)
+    given: dict[str, Sequence[Segment]] = {"prefix": prefix or [], "suffix": suffix or [], "gap": gap or []}
+    document = _document(given, context.meta[_ORDER], segments)
     check_distinct(trace=trace, lock_map=lock_map)
     with recording(trace, lock_map) as recorders:
         llm = load_llm(model)
@@ -60,24 +87,37 @@ def infill(
         )
 
 
-def _document(prefix: str | None, suffix: str | None, gap: int | None, segments: str | None) -> list[Segment]:
+def _document(given: Mapping[str, Sequence[Segment]], order: Sequence[str], segments: str | None) -> list[Segment]:
     """Texts and gap lengths in order.
 
+    Args:
+        given: values of --prefix, --suffix and --gap.
+        order: of all options.
+
     Raises:
-        PromptError: both forms are given or none, or the JSON is not such a list.
+        PromptError: both forms are given or none, the order leaves out where a gap is, or the JSON is not such a list.
     """
-    if segments is None:
-        if prefix is None and suffix is None:
-            raise PromptError("nothing to fill: give --prefix or --suffix with --gap, or --segments")
-        length = DEFAULT_GAP if gap is None else gap
-        if length < 1:
+    if segments is not None:
+        if any(given.values()):
+            raise PromptError("--segments stands alone; leave --prefix, --suffix and --gap out")
+        return _parse_segments(read_standard_input() if segments == "-" else segments)
+    if not given["prefix"] and not given["suffix"]:
+        raise PromptError("nothing to fill: give --prefix or --suffix with --gap, or --segments")
+    for length in given["gap"]:
+        if isinstance(length, int) and length < 1:
             raise PromptError(f"--gap is {length}; it must be at least 1")
-        before = [checked_text(prefix, "--prefix")] if prefix else []
-        after = [checked_text(suffix, "--suffix")] if suffix else []
-        return [*before, length, *after]
-    if (prefix, suffix, gap) != (None, None, None):
-        raise PromptError("--segments stands alone; leave --prefix, --suffix and --gap out")
-    return _parse_segments(read_standard_input() if segments == "-" else segments)
+    if all(len(values) <= 1 for values in given.values()):
+        # Once each: the gap is between the two, wherever it stands.
+        document = [*given["prefix"], *(given["gap"] or [DEFAULT_GAP]), *given["suffix"]]
+    elif not given["gap"]:
+        raise PromptError("--prefix or --suffix is given twice without a gap: put --gap, such as --gap 8, where one is")
+    else:
+        left = {name: iter(values) for name, values in given.items()}
+        document = [next(left[name]) for name in order if name in left]
+    for segment in document:
+        if isinstance(segment, str):
+            checked_text(segment, "--prefix or --suffix")
+    return [segment for segment in document if segment != ""]
 
 
 def _parse_segments(text: str) -> list[Segment]:

@@ -18,7 +18,7 @@ from surelock.cli.evaluate import evaluate
 from surelock.cli.experiment import experiment
 from surelock.cli.explain import explain
 from surelock.cli.generate import generate
-from surelock.cli.infill import infill
+from surelock.cli.infill import InfillCommand, infill
 from surelock.cli.report import report
 from surelock.cli.run_batch import run_batch
 from surelock.cli.serve import serve
@@ -68,7 +68,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(chat)
-app.command()(infill)
+app.command(cls=InfillCommand)(infill)
 app.command()(serve)
 app.command()(verify)
 app.command()(explain)
