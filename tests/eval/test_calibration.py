@@ -53,6 +53,17 @@ def planted(num: int, cutoff: float, *, first: int = 0, num_steps: int = 4, seed
     )
 
 
+def test_the_distance_of_the_lock_is_that_of_its_own_step() -> None:
+    """Not of the step after it: what is frozen is the posterior that the lock saw."""
+    run = planted(3, cutoff=1.0)
+    locks = np.zeros_like(run.locked_at)
+    locks[:, 2] = 2
+    for step, rate in ((1, 0.0), (2, 1.0), (3, 0.0)):
+        tv = np.zeros_like(run.tv)
+        tv[step - 1] = 0.5
+        assert trials([replace(run, tv=tv)], [locks], delta=0.1, seed=0).rate == rate
+
+
 @pytest.mark.parametrize("cutoff", [3e-6, 3e-4, 3e-2])
 def test_the_largest_threshold_without_risk_is_found(cutoff: float) -> None:
     # In half the runs, so that grouping does not matter.
