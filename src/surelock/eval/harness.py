@@ -141,13 +141,13 @@ class HarnessModel(LM):  # type: ignore[misc, unused-ignore]
         return texts
 
     def cost(self) -> dict[str, float]:
-        """num_requests decoded so far, their mean active_ratio and total flops_ratio (`exact`), 1.0 without any."""
-        exact = [stats.flops["exact"] for stats in self._stats]
-        base = sum(cost["base"] for cost in exact)
+        """num_requests decoded so far, their mean active_ratio and total flops_ratio (`full`), 1.0 without any."""
+        full = [stats.flops["full"] for stats in self._stats]
+        base = sum(cost["base"] for cost in full)
         return {
-            "num_requests": len(exact),
-            "active_ratio": fmean(stats.active_ratio for stats in self._stats) if exact else 1.0,
-            "flops_ratio": sum(cost["locked"] for cost in exact) / base if base else 1.0,
+            "num_requests": len(full),
+            "active_ratio": fmean(stats.active_ratio for stats in self._stats) if full else 1.0,
+            "flops_ratio": sum(cost["locked"] for cost in full) / base if base else 1.0,
         }
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

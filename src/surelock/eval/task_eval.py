@@ -62,7 +62,7 @@ class TaskAnswer:
         identical: whether the answer, without what follows its end, has the very tokens of no lock.
         agreement: share of generated positions with the token of no lock.
         active_ratio: rows computed over all rows.
-        locked_flops, base_flops: `exact` FLOPs with the rule and without.
+        locked_flops, base_flops: `full` FLOPs with the rule and without.
     """
 
     problem: Problem
@@ -221,7 +221,7 @@ def _notes(
 def _answer(
     problem: Problem, canvas: CanvasKind, rule: str, max_tokens: int, output: RequestOutput, base: RequestOutput
 ) -> TaskAnswer:
-    exact = output.stats.flops["exact"]
+    full = output.stats.flops["full"]
     return TaskAnswer(
         problem=problem,
         canvas=canvas,
@@ -235,6 +235,6 @@ def _answer(
         identical=output.token_ids == base.token_ids,
         agreement=agreement(output.canvas_token_ids[-max_tokens:], base.canvas_token_ids[-max_tokens:]),
         active_ratio=output.stats.active_ratio,
-        locked_flops=exact["locked"],
-        base_flops=exact["base"],
+        locked_flops=full["locked"],
+        base_flops=full["base"],
     )

@@ -78,7 +78,7 @@ def measure_continuations(
         rows: gen_ppl (micro-averaged, natural logs) and its ratio to no lock with a 95 % interval (bootstrap over
             prompts); distinct-n and entropy in nats (mean over continuations), with the paired difference of distinct-3
             to no lock and its 95 % interval, as a low perplexity may be repetition; agreement with no lock, position by
-            position; active_ratio (mean over prompts); flops_ratio (`exact`, total over prompts); masked_floor, the
+            position; active_ratio (mean over prompts); flops_ratio (`full`, total over prompts); masked_floor, the
             share of rows masked positions alone would be; end_share, of end ids among generated tokens. The last row of
             a setting is the real continuations'.
         samples: the texts and their scores.
@@ -144,7 +144,7 @@ class _Run:
     def row(self, baseline: _Run, tokenizer: Tokenizer, setting: TextSetting) -> Row:
         ids = [output.token_ids for output in self.outputs]
         same = [agreement(a.token_ids, b.token_ids) for a, b in zip(self.outputs, baseline.outputs, strict=True)]
-        exact = [output.stats.flops["exact"] for output in self.outputs]
+        full = [output.stats.flops["full"] for output in self.outputs]
         ratio = perplexity_ratio(self.scores, baseline.scores, seed=setting.seed)
         moved = paired_difference(self.distinct, baseline.distinct, seed=setting.seed)
         masked = setting.max_tokens * (1 + 1 / self.outputs[0].stats.steps) / 2
@@ -158,7 +158,7 @@ class _Run:
             "agreement": fmean(same),
             "identical": sum(share == 1 for share in same),
             "active_ratio": fmean(output.stats.active_ratio for output in self.outputs),
-            "flops_ratio": sum(cost["locked"] for cost in exact) / sum(cost["base"] for cost in exact),
+            "flops_ratio": sum(cost["locked"] for cost in full) / sum(cost["base"] for cost in full),
             "masked_floor": fmean(masked / len(output.canvas_token_ids) for output in self.outputs),
             "ghost_rate": fmean(output.stats.ghost_rate for output in self.outputs),
             "end_share": fmean(fmean(i in tokenizer.end_ids for i in output.token_ids) for output in self.outputs),

@@ -38,7 +38,7 @@ def measure_infilling(
     Returns:
         rows: exact (share of gaps filled with the answer's very words) and its difference to no lock with a 95 %
             interval and McNemar's p; token_match, of gap positions with the answer's token; gap_ppl, of gap and what
-            follows, by the judge; agreement with no lock; active_ratio; flops_ratio (`exact`, total over problems).
+            follows, by the judge; agreement with no lock; active_ratio; flops_ratio (`full`, total over problems).
         samples: what was filled in.
 
     Raises:
@@ -77,7 +77,7 @@ def measure_infilling(
         solved = [problem.is_solved_by(text) for problem, text in zip(problems, texts, strict=True)]
         free_ids, free_solved = free_ids or ids, free_solved or solved
         difference = paired_difference(solved, free_solved, seed=seed)
-        exact = [output.stats.flops["exact"] for output in outputs]
+        full = [output.stats.flops["full"] for output in outputs]
         filled = [text + problem.after for problem, text in zip(problems, texts, strict=True)]
         rows.append(
             {
@@ -92,7 +92,7 @@ def measure_infilling(
                 "gap_ppl": perplexity(judge.negative_log_likelihood(befores, filled)),
                 "agreement": fmean(agreement(a, b) for a, b in zip(ids, free_ids, strict=True)),
                 "active_ratio": fmean(output.stats.active_ratio for output in outputs),
-                "flops_ratio": sum(cost["locked"] for cost in exact) / sum(cost["base"] for cost in exact),
+                "flops_ratio": sum(cost["locked"] for cost in full) / sum(cost["base"] for cost in full),
             }
         )
         for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
