@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import tokenizers
 
-from surelock.chat_template import check_messages, check_text, interleave
+from surelock.chat_template import TEMPLATE_FILE, check_messages, check_text, interleave
 from surelock.errors import PromptError, TokenizerError
-from surelock.tokenizer_files import TEMPLATE_FILE, TokenizerFiles, damage_reported, read_tokenizer_files
+from surelock.tokenizer_files import TokenizerFiles, damage_reported, read_tokenizer_files
 
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig
@@ -119,15 +119,15 @@ class Tokenizer:
         """Encode a conversation with the folder's chat template, up to where the assistant's answer begins.
 
         The ids equal those of transformers' `apply_chat_template(add_generation_prompt=True)` as long as no content
-        spells a control token; one that does is encoded as its literal characters instead. The time a template loops
-        and the text it writes are limited, the memory that a single expression of it takes is not.
+        spells a control token; one that does is encoded as its literal characters instead. What a template may use
+        and the work it may do are limited.
 
         Args:
             messages: at most 1,000, each with exactly the keys `role` (system, user, assistant or tool) and `content`.
 
         Raises:
             PromptError: a message is malformed or too long, or cannot be spelt without a control id.
-            TokenizerError: there is no chat template, or it fails, runs too long or rewrites contents.
+            TokenizerError: there is no chat template, or it fails, does too much work or rewrites contents.
         """
         checked = check_messages(messages)
         self._check_length(sum(len(message["content"]) for message in checked), "the conversation")

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tokenizers
 
-from surelock.chat_template import ChatTemplate
+from surelock.chat_template import TEMPLATE_FILE, ChatTemplate
 from surelock.errors import TokenizerError, shown, shown_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TEMPLATE_FILE: Final = "chat_template.jinja"
 
 _TOKENIZER_FILE: Final = "tokenizer.json"
 _CONFIG_FILE: Final = "tokenizer_config.json"
