@@ -13,7 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
-import surelock.chat_template
+from surelock.chat_template import ROLES, ChatTemplate
 from surelock.errors import PromptError, TokenizerError
 from surelock.tokenizer import Tokenizer
 from tests.tokenizer_folders import (
@@ -28,7 +28,6 @@ from tests.tokenizer_folders import (
     load_reference,
     save,
 )
-from tests.waiting import WAIT_SECONDS
 
 CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}<|end|>{% endfor %}[assistant]"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -45,7 +44,7 @@ def reference() -> PreTrainedTokenizerFast:
 
 
 conversations = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(surelock.chat_template.ROLES), "content": innocent_texts}),
+    st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": innocent_texts}),
     min_size=1,
     max_size=4,
 )
@@ -165,6 +164,48 @@ class TestEncodeChat:
         messages = [*HELLO, {"role": "assistant", "content": " hi\n"}, {"role": "user", "content": "\n\nso?"}]
         assert tokenizer.encode_chat(messages) == official_ids(reference, messages)
 
+    @pytest.mark.parametrize("num_messages", [1, 3, 1000])
+    def test_what_published_templates_use(self, tmp_path: Path, num_messages: int) -> None:
+        template = r"""
+{%- macro shown(value, depth=0) -%}
+    {%- if value is mapping -%}
+        {%- for key, item in value | dictsort -%}{{ key }}:{{ shown(item, depth=depth + 1) }},{%- endfor -%}
+    {%- elif value is sequence and value is not string -%}{{ value | map('upper') | list | join(' & ') }}
+    {%- else -%}{{ value | tojson }}{%- endif -%}
+{%- endmacro -%}
+{%- macro turn(role) -%}{{ '<|' ~ role ~ '|>' }}{{ caller() | trim }}{%- endmacro -%}
+{%- set ns = namespace(last=-1, text='', names=[]) %}
+{%- for message in messages[::-1] %}
+    {%- if ns.last == -1 and message.role == 'user' and not (message.content.startswith('<tool>')) %}
+        {%- set ns.last = messages | length - 1 - loop.index0 %}{% break %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token }}{{ [{'b': [1, 2.5], 'a': none}] | tojson(indent=4) }}{{ shown({'x': ['p', 'q'], 'y': 'z'}) }}
+{%- for message in messages if message['role'] != 'tool' %}
+    {%- set content = message.content.split('</think>')[-1].lstrip('\n') if '</think>' in message.content else
+        message.content %}
+    {%- set ns.text = ns.text[-20:] + message.role[0] %}
+    {%- if loop.index0 % 2 and message.tool_calls is defined or 'name' in message %}{% continue %}{% endif %}
+    {%- if loop.first or loop.previtem.role != message.role %}{{ loop.index }}/{{ loop.length }}{% endif %}
+    {%- if message.role == 'assistant' %}{% generation %}{{ content }}{% endgeneration %}
+    {%- else %}{% call turn(message.role) %} {{ content }} {% endcall %}{% endif %}
+    {%- set ns.names = ns.names[:3] + [message.get('role', 'none') | default('x') | capitalize] %}
+{%- endfor %}
+{%- set roles = messages | map(attribute='role') | unique | list %}
+{%- set asked = messages | selectattr('role', 'equalto', 'user') | list %}
+{{- ns.names | join(', ') }} {{ ns.text }} {{ ns.last // 2 }} {{ roles | first in ['user', 'system'] }}
+{{- (asked | length) * 2 }}{{ '%s' | replace('%', '-' * 3) | indent(2) | safe }}
+{{- strftime_now('%Y') | int > 2000 }}{{ range(3) | list | string }}{{ (dict(a=1).items() | list)[0][1] + 1.5 }}
+{%- if messages[0].role not in ('user', 'system') %}{{ raise_exception('roles') }}{% endif %}
+{%- filter upper %}{% set end %}done{% endset %}{{ end }}{% endfilter %}"""
+        save(tmp_path, chat_template=template)
+        reference = load_reference(tmp_path)
+        roles = ("user", "assistant", "tool")
+        messages = [{"role": roles[index % 3], "content": f" {index}? "} for index in range(num_messages)]
+        rendered = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        source = ChatTemplate(template, special_tokens={"bos_token": "<|start|>"}, folder=tmp_path)
+        assert source._write(messages) == rendered
+
     def test_turn_end_is_found_in_the_template(self) -> None:
         assert load(EMBEDDED, eos_token_ids=(0,)).end_ids == {0, 3}
 
@@ -181,31 +222,21 @@ class TestEncodeChat:
     @pytest.mark.parametrize(
         ("template", "message"),
         [
-            ("{{ raise_exception('roles must\nalternate') }}", r"failed: TemplateError: roles must alternate$"),
+            (
+                "{{ raise_exception('roles must\nalternate') }}",
+                r"failed: TemplateError: roles must alternate; encode the",
+            ),
             ("{{ 1 / 0 }}", r"failed: ZeroDivisionError"),
             ("{% for %}", r"failed: TemplateSyntaxError"),
             ("{{ messages[7]['content'].x.y }}", r"failed: UndefinedError"),
-            ("{% include 'x' %}", r"failed: TypeError: no loader"),
+            ("{% include 'x' %}", r"failed: SecurityError: Include in line 1 is not allowed"),
             ("{{ ''.__class__.__mro__[1].__subclasses__() }}", r"failed: SecurityError"),
             ("{{ messages.append(1) }}", r"failed: SecurityError"),
             ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"failed: RecursionError"),
-            ("{{ 'a' * 10**9 }}", r"failed: SecurityError: the result of its \* is too large"),
+            ("{% for i in range(1000000000) %}{% endfor %}", r"failed: OverflowError: Range too big"),
             (
-                "{{ 10 ** 10 ** 10 ** 10 ** 10 ** 10 ** 10 }}",
-                r"failed: SecurityError: the result of its \*\* is too large",
-            ),
-            ("{% for i in range(10**9) %}{% endfor %}", r"failed: OverflowError: Range too big"),
-            (
-                "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'x' * 1000 }}{% endfor %}{% endfor %}",
-                r"writes more than 1048576 characters",
-            ),
-            (
-                "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-                r"failed: SecurityError: it ran for more than 0.05 s",
-            ),
-            (
-                "{% macro f(n) %}{% if n %}{% set x = f(n - 1) ~ f(n - 1) %}{% endif %}{% endmacro %}{{ f(60) }}",
-                r"failed: SecurityError: it ran for more than 0.05 s",
+                "{% set x = 'x' * 1000 %}{% for i in range(9999) %}{{ x }}{% endfor %}",
+                r"failed: SecurityError: it writes more than 10486\d\d characters",
             ),
             ("hello", r"changes the content of messages\[0\], or writes it 0 times"),
             ("{{ messages[0]['content'] | upper }}", r"changes the content of messages\[0\], or writes it 0 times"),
@@ -214,12 +245,7 @@ class TestEncodeChat:
             ("{{ messages[0]['content'] }}<|mask|>", r"the chat template writes \[MASK\], id 1"),
         ],
     )
-    def test_hostile_template(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, message: str
-    ) -> None:
-        # Only of those that would go on for ever: the others may take as long as the machine needs.
-        limit = 0.05 if "0.05 s" in message else WAIT_SECONDS
-        monkeypatch.setattr(surelock.chat_template, "MAX_RENDER_SECONDS", limit)
+    def test_hostile_template(self, tmp_path: Path, template: str, message: str) -> None:
         tokenizer = load(save(tmp_path, chat_template=template))
         assert tokenizer.decode(tokenizer.encode("text still works")) == "text still works"
         with pytest.raises(TokenizerError, match=message) as caught:

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
-from surelock.errors import PromptError
+from surelock.errors import PromptError, TokenizerError
 from surelock.tokenizer import Tokenizer
 from tests.tokenizer_folders import (
     ALPHABET,
@@ -29,6 +29,8 @@ from tests.tokenizer_folders import (
     innocent_texts,
     load,
     load_reference,
+    make_config,
+    panicking_tokenizer,
     save,
 )
 
@@ -159,6 +161,15 @@ class TestEncode:
         with pytest.raises(PromptError, match=message) as caught:
             embedded.encode(text)
         assert "\n" not in str(caught.value)
+
+    def test_a_panic_of_the_library_is_the_error_of_that_text(self) -> None:
+        tokenizer = panicking_tokenizer(make_config())
+        ids = tokenizer.encode("Once")
+        for _ in range(2):
+            with pytest.raises(TokenizerError, match=r"a text cannot be encoded: PanicException: ") as caught:
+                tokenizer.encode("a" * 40)
+            assert "\n" not in str(caught.value)
+            assert tokenizer.encode("Once") == ids
 
     def test_longest_word_is_quick(self, embedded: Tokenizer) -> None:
         assert embedded.decode(embedded.encode("a" * 64 * 512)) == "a" * 64 * 512

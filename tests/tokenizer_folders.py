@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
@@ -55,6 +55,14 @@ def make_config(**overrides: Any) -> ModelConfig:
 def load(folder: Path, **overrides: Any) -> Tokenizer:
     tokenizer = Tokenizer.from_folder(folder, make_config(**overrides))
     assert tokenizer is not None
+    return tokenizer
+
+
+def panicking_tokenizer(config: ModelConfig) -> Tokenizer:
+    """The embedded tokenizer, whose library panics at texts of many a's."""
+    tokenizer = Tokenizer.from_folder(EMBEDDED, config)
+    assert tokenizer is not None
+    tokenizer._safe.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+b"), "isolated")
     return tokenizer
 
 

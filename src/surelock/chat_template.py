@@ -1,33 +1,30 @@
 """Conversations become text: the checks of messages, and the chat template of a model folder.
 
-A chat template is jinja2 that strangers wrote, so it is rendered in a sandbox, with bounds on its time and output.
+A chat template is jinja2 that strangers wrote, so it is rendered in a sandbox that counts its work.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jinja2
-import jinja2.exceptions
-import jinja2.nodes
-import jinja2.runtime
-import jinja2.sandbox
 
+from surelock import template_sandbox
 from surelock.errors import PromptError, TokenizerError, shown, shown_error
+from surelock.template_work import MAX_WORK
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 MAX_MESSAGES: Final = 1000
-# Characters a chat template may write besides the contents, and how long it may loop.
+# Characters a chat template may write besides the contents.
 MAX_TEMPLATE_OUTPUT: Final = 1 << 20
-MAX_RENDER_SECONDS: Final = 5.0
-
-_DEADLINE: Final = "surelock deadline"
+# What a message allows a template besides: published ones take 80 to 190, and a few looks at each character.
+WORK_PER_MESSAGE: Final = 1 << 10
+WORK_PER_CHARACTER: Final = 16
+TEMPLATE_FILE: Final = "chat_template.jinja"
 
 
 def check_text(text: object, name: str) -> None:
@@ -98,7 +95,7 @@ class ChatTemplate:
             a template may reorder contents and trim them, and nothing else.
 
         Raises:
-            TokenizerError: the template fails, runs too long, writes too much or rewrites contents.
+            TokenizerError: the template fails, does what is not allowed, takes too much work, or rewrites contents.
         """
         # A mark stands for each content, and the text is cut at the marks. Empty contents stay empty: they need no
         # protection, and templates ask for them.
@@ -137,83 +134,35 @@ class ChatTemplate:
             return ""
 
     def _write(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> str:
-        limit = MAX_TEMPLATE_OUTPUT + sum(len(message["content"]) for message in messages)
-        pieces, num_characters = [], 0
+        num_characters = sum(len(message["content"]) for message in messages)
+        work = MAX_WORK + WORK_PER_MESSAGE * len(messages) + WORK_PER_CHARACTER * num_characters
         variables = {
             **self._special_tokens,
             "messages": messages,
             "tools": None,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            _DEADLINE: time.monotonic() + MAX_RENDER_SECONDS,
         }
         try:
-            for piece in self._compiled.generate(variables):
-                num_characters += len(piece)
-                if num_characters > limit:
-                    raise TokenizerError(
-                        f"{self._folder}: the chat template writes more than {MAX_TEMPLATE_OUTPUT} characters"
-                    )
-                pieces.append(piece)
-        except TokenizerError:
-            raise
+            return template_sandbox.render(
+                self._compiled,
+                variables,
+                work=work,
+                max_characters=MAX_TEMPLATE_OUTPUT + num_characters,
+            )
         # A template can fail in any way Python can.
         except Exception as error:
-            raise TokenizerError(f"{self._folder}: the chat template failed: {shown_error(error)}") from error
-        return "".join(pieces)
+            raise TokenizerError(
+                f"{self._folder}: the chat template failed: {shown_error(error)}; encode the conversation yourself and "
+                f"pass prompt_token_ids, or put another template into {TEMPLATE_FILE}"
+            ) from error
 
     @functools.cached_property
     def _compiled(self) -> jinja2.Template:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
-        dialect = _compile_jinja_template("").environment
-        environment = _BoundedEnvironment(
-            trim_blocks=dialect.trim_blocks,
-            lstrip_blocks=dialect.lstrip_blocks,
-            extensions=[type(extension) for extension in dialect.extensions.values()],
-        )
-        environment.filters.update(dialect.filters)
-        environment.globals.update(dialect.globals)
-        return environment.from_string(self.source)
+        return template_sandbox.Environment().from_string(self.source)
 
 
 def _in_the_space_of(content: str, mark: str) -> str:
     """`mark` with the white space around `content`, so that a template that trims contents trims that."""
     start = len(content) - len(content.lstrip())
     return content[:start] + mark + content[start + len(content.strip()) :]
-
-
-class _BoundedEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, with a deadline checked in every loop and macro, and no huge products or powers."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
-        template = super()._parse(source, name, filename)
-        repeated: list[jinja2.nodes.For | jinja2.nodes.Macro | jinja2.nodes.CallBlock] = [
-            *template.find_all(jinja2.nodes.For),
-            *template.find_all(jinja2.nodes.Macro),
-            *template.find_all(jinja2.nodes.CallBlock),
-        ]
-        for node in repeated:
-            check = jinja2.nodes.EnvironmentAttribute("check_deadline")
-            call = jinja2.nodes.Call(check, [jinja2.nodes.ContextReference()], [], None, None)
-            node.body.insert(0, jinja2.nodes.ExprStmt(call).set_lineno(node.lineno).set_environment(self))
-        return template
-
-    def check_deadline(self, context: jinja2.runtime.Context) -> None:
-        # The template can shadow a name for itself, but not write to the parent's.
-        if time.monotonic() > context.parent[_DEADLINE]:
-            raise jinja2.exceptions.SecurityError(f"it ran for more than {MAX_RENDER_SECONDS:g} s")
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if isinstance(left, int) and isinstance(right, int):
-            bits = left.bit_length()
-            size = bits * right if operator == "**" else bits + right.bit_length()
-        elif operator == "*":
-            size = math.prod(len(value) if hasattr(value, "__len__") else value for value in (left, right))
-        else:
-            size = 0
-        if size > MAX_TEMPLATE_OUTPUT:
-            raise jinja2.exceptions.SecurityError(f"the result of its {operator} is too large")
-        return super().call_binop(context, operator, left, right)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import tokenizers
 
-from surelock.chat_template import check_messages, check_text, interleave
+from surelock.chat_template import TEMPLATE_FILE, check_messages, check_text, interleave
 from surelock.errors import PromptError, TokenizerError
-from surelock.tokenizer_files import TEMPLATE_FILE, TokenizerFiles, damage_reported, read_tokenizer_files
+from surelock.tokenizer_files import TokenizerFiles, damage_reported, read_tokenizer_files, tokenizer_errors
 
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig
@@ -119,15 +119,15 @@ class Tokenizer:
         """Encode a conversation with the folder's chat template, up to where the assistant's answer begins.
 
         The ids equal those of transformers' `apply_chat_template(add_generation_prompt=True)` as long as no content
-        spells a control token; one that does is encoded as its literal characters instead. The time a template loops
-        and the text it writes are limited, the memory that a single expression of it takes is not.
+        spells a control token; one that does is encoded as its literal characters instead. What a template may use
+        and the work it may do are limited.
 
         Args:
             messages: at most 1,000, each with exactly the keys `role` (system, user, assistant or tool) and `content`.
 
         Raises:
             PromptError: a message is malformed or too long, or cannot be spelt without a control id.
-            TokenizerError: there is no chat template, or it fails, runs too long or rewrites contents.
+            TokenizerError: there is no chat template, or it fails, does too much work or rewrites contents.
         """
         checked = check_messages(messages)
         self._check_length(sum(len(message["content"]) for message in checked), "the conversation")
@@ -147,8 +147,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids. Special tokens, [MASK], end ids and ids beyond the tokenizer's decode to nothing."""
         text_ids = [token_id for token_id in ids if 0 <= token_id < self._num_ids and token_id not in self._hidden_ids]
-        decoded: str = self._full.decode(text_ids, skip_special_tokens=False)
-        return decoded
+        return self._decode(text_ids)
 
     def decode_visible(self, ids: Sequence[int | None], mask_char: str = "░") -> list[str]:
         """One string to display for each position of a canvas that is being denoised.
@@ -164,8 +163,7 @@ class Tokenizer:
             return self._added[token_id].content
         if not 0 <= token_id < self._num_ids:
             return ""
-        before: str = self._full.decode(self._anchor, skip_special_tokens=False)
-        shown: str = self._full.decode([*self._anchor, token_id], skip_special_tokens=False)
+        before, shown = self._decode(self._anchor), self._decode([*self._anchor, token_id])
         return shown.removeprefix(before).translate(_VISIBLE)
 
     def _is_text(self, token_id: int) -> bool:
@@ -194,8 +192,17 @@ class Tokenizer:
         return safe
 
     def _encode_safely(self, text: str) -> list[int]:
-        ids: list[int] = self._safe.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._encode(self._safe, text).ids
         return ids
+
+    def _encode(self, backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+        with tokenizer_errors(lambda: f"{self._folder}: a text cannot be encoded"):
+            return backend.encode(text, add_special_tokens=False)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        with tokenizer_errors(lambda: f"{self._folder}: tokens cannot be decoded"):
+            text: str = self._full.decode(ids, skip_special_tokens=False)
+            return text
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         for token_id in ids:
@@ -223,7 +230,7 @@ class Tokenizer:
             start = len(part) - len(part.lstrip()) if index > 0 else 0
             end = max(start, len(part.rstrip())) if index < len(parts) - 1 else len(part)
             pieces, done = [], 0
-            encoding = self._full.encode(part[start:end], add_special_tokens=False)
+            encoding = self._encode(self._full, part[start:end])
             for token_id, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
                 if token_id == self.mask_token_id:
                     raise TokenizerError(f"{self._folder}: the chat template writes [MASK], id {token_id}")
@@ -236,7 +243,7 @@ class Tokenizer:
     def _find_turn_end(self, special_ids: set[int]) -> frozenset[int]:
         """The special or added token that the chat template writes right after what the assistant said, if any."""
         after = self._template.written_after_answer() if self._template else ""
-        ids: list[int] = self._full.encode(after, add_special_tokens=False).ids if after else []
+        ids: list[int] = self._encode(self._full, after).ids if after else []
         is_control = bool(ids) and (ids[0] in special_ids or (ids[0] in self._added and not after[0].isspace()))
         return frozenset(ids[:1]) - {self.mask_token_id} if is_control else frozenset()
 

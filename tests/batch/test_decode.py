@@ -20,6 +20,7 @@ from surelock.engine.engine import Engine
 from surelock.errors import JobError, OutOfMemoryError
 from tests.batch.jobs import DEFAULTS, row_of
 from tests.checkpoints import write_checkpoint
+from tests.tokenizer_folders import panicking_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,13 @@ def test_a_tokenizer_that_breaks_hurts_one_row(llm: LLM, monkeypatch: pytest.Mon
     records = run(llm, tasks({"messages": []}, {"prompt_token_ids": [1]}))
     assert records[1].line["error"] == {"code": "internal_error", "message": "ZeroDivisionError: template bug"}
     assert not records[2].failed
+
+
+def test_a_text_at_which_the_tokenizer_panics_hurts_one_row(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm, "tokenizer", panicking_tokenizer(llm.config))
+    records = run(llm, tasks({"prompt_token_ids": [1]}, {"prompt": "a" * 40}, {"prompt_token_ids": [2]}))
+    assert [records[number].failed for number in (1, 2, 3)] == [False, True, False]
+    assert "a text cannot be encoded: PanicException" in records[2].line["error"]["message"]
 
 
 def test_a_text_that_cannot_be_made_hurts_one_row(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from tests.server.sse import events
 from tests.server.test_http import request
 from tests.server.test_requests import envelope
 from tests.server.tiny_llm import tiny_llm
+from tests.tokenizer_folders import panicking_tokenizer
 from tests.waiting import WAIT_SECONDS, until
 
 COMPLETIONS = "/v1/completions"
@@ -71,6 +72,15 @@ def in_background(server: Running, **fields: Any) -> Future[httpx.Response]:
     future: Future[httpx.Response] = Future()
     threading.Thread(target=lambda: future.set_result(ask(server, **fields)), daemon=True).start()
     return future
+
+
+def test_a_text_at_which_the_tokenizer_panics_is_refused(llm: LLM) -> None:
+    own = tiny_llm(llm)
+    own.tokenizer = panicking_tokenizer(own.config)
+    with faulty(own) as (server, _):
+        envelope(ask(server, prompt="a" * 40), 400)
+        assert ask(server).status_code == 200
+        server.until_idle()
 
 
 FAILURES = [(None, 500, "nonfinite_logits"), (OutOfMemoryError("memory ran out: shorten it"), 503, "out_of_memory")]
