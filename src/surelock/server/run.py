@@ -53,7 +53,6 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=int(max(1, settings.keep_alive)),
             timeout_graceful_shutdown=_CLOSING_SECONDS,
-            h11_max_incomplete_event_size=settings.max_headers + 4096,
         )
         super().__init__(config)
         self.exit_code = 0
