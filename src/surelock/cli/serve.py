@@ -122,7 +122,7 @@ def serve(
         from surelock.server.replica import ReplicaOptions
         from surelock.server.replicas import serve_on_ray
 
-        log_to_stderr(batched=False)
+        log_to_stderr()
         chosen = asdict(model) | {"offline": True if model.offline else None}
         del chosen["threads"]
         options = ReplicaOptions(chosen, engine_config, settings)

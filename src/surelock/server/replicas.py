@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from surelock.errors import EngineError, ParameterError, shown_error
 from surelock.ray_cluster import connected, import_ray
+from surelock.server.log import flush_log
 from surelock.server.replica import Replica, ReplicaOptions, build_app
 
 NAME: Final = "surelock"
@@ -56,6 +57,7 @@ class Signals:
 
     def _take_in(self, number: int, frame: FrameType | None) -> None:
         if self.is_asked:
+            flush_log()
             os._exit(128 + number)
         self.is_asked = True
         if self.interrupts:

@@ -83,9 +83,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Every 0.1 s: whether to stop."""
-        flush_log()
         if self._service.silence > self._service.settings.hang_timeout:
             _log.critical("the engine has not moved for %.0f s; giving up", self._service.silence)
+            flush_log()
             # Its thread cannot be ended, and would keep the process from ending.
             os._exit(_EXIT_HANGING)
         if self._drain_until is not None:
