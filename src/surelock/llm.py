@@ -49,6 +49,10 @@ class LLM:
     Raises:
         ModelError: the model cannot be used; the message says which file and why.
         ParameterError: dtype or device is unknown, or engine_config is not an EngineConfig.
+
+    A model that was used does not survive a fork: torch's threads are not there in the child, which waits for them for
+    ever. With `multiprocessing`, whose default on Linux is to fork before Python 3.14, use `get_context("spawn")` and
+    load the model in the child.
     """
 
     def __init__(

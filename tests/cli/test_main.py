@@ -135,3 +135,17 @@ def test_no_option_is_left_to_be_named_after_its_metavar() -> None:
                         # Inside Annotated, typer keeps the first name of an option as its default until it is used.
                         assert option.metavar.lower() != name or option.default == f"--{name}", command.callback
     assert num_named > 10
+
+
+@pytest.mark.parametrize(("closed", "code"), [(1, 0), (2, 2)])
+def test_closed_standard_streams_are_no_mistake(closed: int, code: int) -> None:
+    arguments = ["--version"] if code == 0 else ["generate", "--no-such-option"]
+    program = [sys.executable, "-c", "from surelock.cli.main import app; app()", *arguments]
+    result = subprocess.run(["sh", "-c", f'"$@" {closed}>&-', "sh", *program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (code, "")
+
+
+def test_a_full_disk_under_stderr_changes_no_exit_code() -> None:
+    program = [sys.executable, "-c", "from surelock.cli.main import app; app()", "generate", "--no-such-option"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(program, stderr=full).returncode == 2

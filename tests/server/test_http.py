@@ -224,7 +224,27 @@ def test_case_27_large_headers(shared: Running) -> None:
     assert status(raw(shared.port, request("/version", *[f"X-{n}: a" for n in range(10_000)]))) in (431, 0)
     assert status(raw(shared.port, request("/version", *[f"X-{n}: a" for n in range(200)]))) == 431
     assert status(raw(shared.port, b"GET /" + b"a" * 5_000_000)) in (431, 0)
+    for path in ("/version?" + "a" * 33_000, "/" + "a" * 33_000, "/%61" * 9_000):
+        assert status(raw(shared.port, request(path))) == 431
+    assert status(raw(shared.port, request("/version", method="A" * 33_000))) == 431
     assert shared.client.get("/version").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/version", "/livez", "/metrics", "/v1/models/surelock-demo", "/", "/nothing"])
+def test_head_is_get_without_the_body(shared: Running, path: str) -> None:
+    got, head = shared.client.get(path), shared.client.head(path)
+    assert head.status_code == got.status_code
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert head.content == b""
+    assert path == "/metrics" or head.headers["content-length"] == str(len(got.content))
+    # And nothing of one is left on the connection.
+    assert shared.client.get("/version").status_code == 200
+
+
+def test_head_of_what_has_no_get(shared: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "surelock.server")
+    assert shared.client.head("/v1/completions").status_code == 405
+    until(lambda: "HEAD /v1/completions 405" in caplog.text)
 
 
 def test_case_27_bodies_that_lie(shared: Running) -> None:

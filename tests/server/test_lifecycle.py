@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -21,6 +22,8 @@ from typer.testing import CliRunner, Result
 from surelock.cli.main import app
 from surelock.cli.serve import _keys
 from surelock.errors import ParameterError
+from surelock.server.run import bind
+from surelock.server.settings import ServerSettings
 from tests.waiting import WAIT_SECONDS, until
 
 COMMAND = (sys.executable, "-c", "from surelock.cli.main import app; app()", "serve", "--threads", "1")
@@ -206,3 +209,34 @@ def test_a_taken_port_is_said_before_the_model_is_loaded() -> None:
     assert result.exit_code == 2
     assert "cannot listen" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_only_one_server_gets_a_port() -> None:
+    with bind(ServerSettings(port=0)) as first, pytest.raises(ParameterError, match="cannot listen"):
+        # The second has not begun to listen when the first one does.
+        bind(ServerSettings(port=first.getsockname()[1]))
+
+
+def test_dead_streams_do_not_end_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["sh", "-c", 'exec "$@" >&- 2>/dev/full', "sh", *COMMAND, "--port", str(port)]
+    popen = subprocess.Popen(command)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS, trust_env=False) as client:
+
+            def answers() -> bool:
+                assert popen.poll() is None
+                with contextlib.suppress(httpx.ConnectError):
+                    return client.get("/livez").status_code == 200
+                return False
+
+            until(answers)
+            body = BODY | {"stream": False, "max_tokens": 1}
+            assert client.post("/v1/completions", json=body).status_code == 200
+            until(lambda: "surelock_log_lines_dropped_total 0.0" not in client.get("/metrics").text)
+            popen.send_signal(signal.SIGHUP)
+        assert popen.wait(WAIT_SECONDS) == 0
+    finally:
+        popen.kill()
+        popen.wait()

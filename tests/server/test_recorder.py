@@ -97,6 +97,15 @@ def test_a_request_that_begins_again_has_no_history() -> None:
     assert (again.step, again.num_restarts, recorder.num_restarts) == (1, 1, 1)
 
 
+def test_an_aborted_request_computes_no_rows() -> None:
+    engine, recorder = started()
+    recorder.step()
+    assert recorder.num_rows == engine.request.num_rows > 0
+    # No step follows where nothing else runs.
+    recorder.abort_request(engine.request)
+    assert recorder.num_rows == 0
+
+
 def test_patches_begin_again_and_deltas_repeat_nothing(llm: LLM) -> None:
     engine, recorder = started()
     patches, deltas = PatchFrames(llm, CHOICE), AppendedFrames(llm, CHOICE, with_probabilities=False)

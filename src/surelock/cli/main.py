@@ -22,7 +22,7 @@ from surelock.cli.infill import InfillCommand, infill
 from surelock.cli.report import report
 from surelock.cli.run_batch import run_batch
 from surelock.cli.serve import serve
-from surelock.cli.terminal import report_error
+from surelock.cli.terminal import open_standard_streams, report_error
 from surelock.cli.verify import verify
 from surelock.errors import ModelError, ParameterError, PromptError, SureLockError
 
@@ -39,6 +39,7 @@ class OneLineErrors(TyperGroup):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run a command and exit: 0, 1 for a failure, 2 for the user's mistake, 130 after Ctrl-C."""
+        open_standard_streams()
         try:
             code = super().main(*arguments, **(options | {"standalone_mode": False}))
             sys.stdout.flush()

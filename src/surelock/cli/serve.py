@@ -6,13 +6,17 @@ import os
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from surelock.cli.loading import load_llm
 from surelock.cli.options import ModelOptions, with_options
 from surelock.errors import ParameterError
+
+if TYPE_CHECKING:
+    from surelock.config import EngineConfig
+    from surelock.server.settings import ServerSettings
 
 SERVER_PANEL: Final = "Server"
 LIMITS_PANEL: Final = "Limits"
@@ -114,7 +118,6 @@ def serve(
     )
 
     from surelock.config import EngineConfig
-    from surelock.server.run import bind
 
     engine_config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
     if ray:
@@ -122,23 +125,32 @@ def serve(
         from surelock.server.replica import ReplicaOptions
         from surelock.server.replicas import serve_on_ray
 
-        log_to_stderr(batched=False)
+        log_to_stderr()
         chosen = asdict(model) | {"offline": True if model.offline else None}
         del chosen["threads"]
         options = ReplicaOptions(chosen, engine_config, settings)
         raise typer.Exit(serve_on_ray(options, num_replicas=replicas, address=ray_address))
-    listener = bind(settings)
-    llm = load_llm(model, engine_config)
 
+    from surelock.server.signals import stopping_while_loading
+
+    with stopping_while_loading():
+        raise typer.Exit(_serve_here(model, engine_config, settings))
+
+
+def _serve_here(model: ModelOptions, engine_config: EngineConfig, settings: ServerSettings) -> int:
+    """Load the model and serve it from this process until a signal; returns the exit code."""
+    from surelock.server.descriptors import with_descriptors
     from surelock.server.log import log_to_stderr
     from surelock.server.prepare import tokenizer_of
+    from surelock.server.run import bind
     from surelock.server.run import serve as run_server
     from surelock.server.service import Service
 
-    tokenizer_of(llm)
-    log_to_stderr()
-    service = Service(llm, settings)
-    raise typer.Exit(run_server(service, listener))
+    with bind(settings) as listener:
+        llm = load_llm(model, engine_config)
+        tokenizer_of(llm)
+        log_to_stderr()
+        return run_server(Service(llm, with_descriptors(settings)), listener)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from rich.console import Console
@@ -16,6 +17,13 @@ from rich.text import Text
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FIRST_PICTURE: Final = 0x2400
 _PICTURE_OF_DELETE: Final = "\u2421"
+
+
+def open_standard_streams() -> None:
+    """Let a stream that was closed (`>&-`) go nowhere; its number would be that of the next file that is opened."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def standard_output() -> Console:
@@ -59,12 +67,12 @@ def visible(text: str) -> str:
 
 def note(message: str) -> None:
     """One dim line on stderr."""
-    standard_error().print(Text(f"note: {one_line(message)}", style="dim"), soft_wrap=True)
+    _tell(Text(f"note: {one_line(message)}", style="dim"))
 
 
 def report_error(message: str) -> None:
     """One red line on stderr."""
-    standard_error().print(Text(f"error: {one_line(message)}", style="red"), soft_wrap=True)
+    _tell(Text(f"error: {one_line(message)}", style="red"))
 
 
 def print_facts(console: Console, rows: Sequence[tuple[str | Text, ...]]) -> None:
@@ -81,6 +89,12 @@ def print_facts(console: Console, rows: Sequence[tuple[str | Text, ...]]) -> Non
 def one_line(message: str) -> str:
     """The message with line breaks and runs of blanks closed up, safe to show."""
     return visible(" ".join(message.split()))
+
+
+def _tell(line: Text) -> None:
+    # A full disk or a closed pipe under stderr must not end what goes on.
+    with suppress(OSError):
+        standard_error().print(line, soft_wrap=True)
 
 
 def _picture(match: re.Match[str]) -> str:

@@ -57,9 +57,15 @@ class Guard:
         given_id = Headers(scope=scope).get("x-request-id", "")
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(12)
         status = 0
+        # HEAD is GET without the body; a route of FastAPI knows only what it was told.
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET"}
 
         async def send_noted(message: Message) -> None:
             nonlocal status
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 status = message["status"]
                 added = [(b"x-request-id", request_id.encode())] if self._adds_request_id else []
@@ -86,19 +92,20 @@ class Guard:
                 await respond(send_noted, internal_error())
         finally:
             self.service.metrics.requests.labels(str(status)).inc()
-            method, path = known_method(scope["method"]), _route_of(scope)
+            method, path = "HEAD" if is_head else known_method(scope["method"]), _route_of(scope)
             milliseconds = (time.monotonic() - started) * 1000
             _log.info("%s %s %s %.1f ms id=%s", method, path, status, milliseconds, request_id)
 
     def _check(self, scope: Scope) -> None:
         headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
-        size = sum(len(name) + len(value) for name, value in headers)
+        line = len(scope["method"]) + len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+        size = line + sum(len(name) + len(value) for name, value in headers)
         if len(headers) > self._settings.num_headers or size > self._settings.max_headers:
             raise ApiError(
                 431,
                 "headers_too_large",
-                f"there are {len(headers)} headers of {size} bytes; the limits are {self._settings.num_headers} and "
-                f"{self._settings.max_headers}",
+                f"there are {len(headers)} headers, {size} bytes with the request line; the limits are "
+                f"{self._settings.num_headers} and {self._settings.max_headers}",
                 headers={"Connection": "close"},
             )
         self._check_host(headers)

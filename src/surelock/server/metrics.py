@@ -8,6 +8,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from surelock.server.log import num_dropped_lines
 from surelock.server.results import Result
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -38,6 +39,8 @@ class Metrics:
         self.engine_restarts = Gauge(
             "surelock_engine_restarts_total", "Engines made after an error.", registry=registry
         )
+        dropped = Gauge("surelock_log_lines_dropped_total", "Lines of the log not written.", registry=registry)
+        dropped.set_function(num_dropped_lines)
         self.prompt_tokens = Counter("surelock_prompt_tokens", "Given positions.", registry=registry)
         self.generation_tokens = Counter("surelock_generation_tokens", "Tokens generated and kept.", registry=registry)
         self.steps = Counter("surelock_denoise_steps", "Steps of finished choices, added up.", registry=registry)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, ClassVar
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from surelock.server.connection import Connection
 from surelock.server.errors import ApiError
+from surelock.server.lingering import LingeringTransport
 from surelock.server.settings import ServerSettings
+
+# A reader that takes less in `write_timeout` is stuck. The buffer counts as full until it is below this.
+_MIN_PROGRESS: Final = 16 << 10
 
 
 class GuardedProtocol(H11Protocol):
@@ -20,12 +26,18 @@ class GuardedProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.conn = Connection(self.settings)
+        self._lingering: LingeringTransport
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._num_unsent = 0
+        # What came after a request and before its answer.
+        self._early = bytearray()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse one connection too many; give the others some time to send their headers."""
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self._still_sends)
+        super().connection_made(cast("asyncio.Transport", self._lingering))
         if len(self.connections) > self.settings.max_connections:
             self._refuse(ApiError(503, "too_many_connections", "too many connections are open", headers=_RETRY))
             return
@@ -40,19 +52,48 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Time the headers from their first byte to their last."""
+        """Time the headers from their first byte to their last. What comes too early waits, within limits."""
+        if self._lingering.is_lingering:
+            self._lingering.discard(len(data))
+            return
+        if self._awaits_answer:
+            # h11 would have the socket left unread, and then nothing tells that the client goes.
+            self._early += data
+            if len(self._early) > self.settings.max_headers:
+                self.transport.abort()
+            return
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            # Old clients send a line break after a body (RFC 9112, 2.2).
+            data = data.lstrip(b"\r\n")
+            if not data:
+                return
         if self._is_between_requests:
+            if self.conn.their_state is h11.SEND_BODY:
+                self._lingering.discard(len(data))
             self._start_header_timer()
         super().data_received(data)
         if not self._is_between_requests:
             _cancel(self._header_timer)
             self._header_timer = None
 
+    def handle_events(self) -> None:
+        """Go on reading: h11 wants to pause where the next request has come early."""
+        super().handle_events()
+        if self._awaits_answer:
+            self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """Wait for an answer that is on its way, and for nothing else."""
+        if self._lingering.is_lingering:
+            self._lingering.finish()
+        else:
+            super().shutdown()
+
     def pause_writing(self) -> None:
         """The client does not read: it may not keep what is written for it in memory for ever."""
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.settings.write_timeout, self.transport.abort)
+            self._start_write_timer()
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -62,22 +103,34 @@ class GuardedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Who still sends the body of a request that was answered has as long for it as for headers."""
+        self._lingering.begin_answer()
         if self.conn.their_state is h11.SEND_BODY:
             self._start_header_timer()
         super().on_response_complete()
+        early, self._early = bytes(self._early), bytearray()
+        if early and not self.transport.is_closing():
+            self.data_received(early)
 
     def send_400_response(self, msg: str) -> None:
         """A request that is no HTTP: the envelope, with the status that says why."""
         error = sys.exc_info()[1]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        if status == 431:
-            self._refuse(ApiError(431, "headers_too_large", "the headers are too large"))
-        else:
-            self._refuse(ApiError(400, "invalid_http", "this is not a valid HTTP request"))
+        self._refuse(_REFUSALS.get(status, _NOT_HTTP))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """uvicorn's advice to install a library for WebSockets is wrong here: there are none."""
 
     @property
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def _awaits_answer(self) -> bool:
+        """Whether a whole request is here and its answer is not complete."""
+        return not self._is_between_requests and not self.cycle.more_body
+
+    def _still_sends(self) -> bool:
+        return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def _start_header_timer(self) -> None:
         if self._header_timer is None:
@@ -85,20 +138,46 @@ class GuardedProtocol(H11Protocol):
 
     def _on_slow_headers(self) -> None:
         self._header_timer = None
-        if self._is_between_requests:
+        if self._lingering.is_lingering or (self._is_between_requests and self._still_sends()):
+            # It has its answer already.
+            self._lingering.finish()
+        elif self._is_between_requests:
             seconds = self.settings.header_timeout
             self._refuse(ApiError(408, "header_timeout", f"the headers did not arrive within {seconds:g} s"))
+
+    def _start_write_timer(self) -> None:
+        self._num_unsent = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.settings.write_timeout, self._on_slow_reader)
+
+    def _on_slow_reader(self) -> None:
+        if self._num_unsent - self.transport.get_write_buffer_size() < _MIN_PROGRESS:
+            self._write_timer = None
+            self.transport.abort()
+        else:
+            self._start_write_timer()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer by hand and hang up."""
         if self.transport.is_closing():
             return
+        if not self._is_between_requests:
+            if self.cycle.response_started:
+                self.transport.abort()
+                return
+            # It is answered here.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = error.body()
         headers = [*error.headers.items(), ("Content-Type", "application/json"), ("Connection", "close")]
-        lines = [f"HTTP/1.1 {error.status} {error.code}", *(f"{name}: {value}" for name, value in headers)]
+        lines = [
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+            *(f"{name}: {value}" for name, value in headers),
+        ]
         head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
         self.transport.write(head.encode() + body)
         self.transport.close()
+        if self._lingering.is_lingering:
+            self._start_header_timer()
 
 
 def guarded_protocol(settings: ServerSettings) -> type[GuardedProtocol]:
@@ -112,3 +191,8 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 _RETRY = {"Retry-After": "1"}
+_NOT_HTTP: Final = ApiError(400, "invalid_http", "this is not a valid HTTP request")
+_REFUSALS: Final = {
+    431: ApiError(431, "headers_too_large", "the headers, or what frames the body's chunks, are too large"),
+    505: ApiError(505, "http_version", "the version is none of HTTP/1.0 and HTTP/1.1"),
+}

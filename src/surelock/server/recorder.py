@@ -78,12 +78,13 @@ class RecordingEngine:
         """See `Engine.abort_request`."""
         self._records.pop(request, None)
         self._engine.abort_request(request)
+        # There may be no step after it.
+        self._count_rows()
 
     def step(self, *, watched: bool = True) -> list[Snapshot]:
         """See `Engine.step`; the snapshots are `RecordedSnapshot`s."""
         before = time.monotonic()
         snapshots = self._engine.step(watched=watched)
-        num_rows = 0
         for request, record in self._records.items():
             if request.slot is not None or request.step:
                 record.started = record.started or before
@@ -92,12 +93,13 @@ class RecordingEngine:
                 self.num_restarts += 1
                 record.commits.clear()
             record.step = request.step
-            if request.slot is not None:
-                num_rows += request.num_rows
-        self.num_rows = num_rows
+        self._count_rows()
         # What a request did before it was sent back to begin again is not its history any more.
         told = (snapshot for snapshot in snapshots if snapshot.request.step or snapshot.request.is_finished)
         return [self._recorded(snapshot) for snapshot in told]
+
+    def _count_rows(self) -> None:
+        self.num_rows = sum(request.num_rows for request in self._records if request.slot is not None)
 
     def _recorded(self, snapshot: Snapshot) -> Snapshot:
         request = snapshot.request

@@ -43,7 +43,7 @@ def build_app(options: ReplicaOptions) -> Guard:
     """
     llm = LLM(**options.model, engine_config=options.engine_config)
     tokenizer_of(llm)
-    log_to_stderr(batched=False)
+    log_to_stderr()
     app = create_app(Service(llm, options.settings), adds_request_id=False)
     answer_promptly()
     return app

@@ -10,17 +10,17 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, Final
 
 from surelock.errors import EngineError, ParameterError, shown_error
 from surelock.ray_cluster import connected, import_ray
+from surelock.server.log import flush_log
 from surelock.server.replica import Replica, ReplicaOptions, build_app
+from surelock.server.signals import handling, is_repeated
 
 NAME: Final = "surelock"
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # Between two looks at the replicas.
 _WATCH_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.1
@@ -44,18 +44,15 @@ class Signals:
         self.is_asked = False
         self.interrupts = True
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Take signals in; only in the main thread."""
-        before = {number: signal.signal(number, self._take_in) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return handling(self._take_in)
 
     def _take_in(self, number: int, frame: FrameType | None) -> None:
         if self.is_asked:
+            if is_repeated(number):
+                return
+            flush_log()
             os._exit(128 + number)
         self.is_asked = True
         if self.interrupts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Final
 
@@ -16,10 +18,12 @@ import uvicorn
 
 from surelock.errors import ParameterError
 from surelock.server.app import create_app
+from surelock.server.descriptors import BACKLOG, LoopErrors
 from surelock.server.log import flush_log
 from surelock.server.protocol import guarded_protocol
 from surelock.server.service import Service
 from surelock.server.settings import ServerSettings
+from surelock.server.signals import handling, is_repeated, stop_before_start
 
 # After the last stream: for its last bytes to leave.
 _CLOSING_SECONDS: Final = 5
@@ -53,7 +57,7 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=int(max(1, settings.keep_alive)),
             timeout_graceful_shutdown=_CLOSING_SECONDS,
-            h11_max_incomplete_event_size=settings.max_headers + 4096,
+            backlog=BACKLOG,
         )
         super().__init__(config)
         self.exit_code = 0
@@ -68,13 +72,22 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where it listens, which `--port 0` leaves open."""
+        asyncio.get_running_loop().set_exception_handler(LoopErrors())
         await super().startup(sockets)
         if self.started:
             _log.info("serving %s at %s", self._service.model, self.address)
 
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """uvicorn's own raises them again at the end, and leaves SIGHUP out."""
+        return handling(self.handle_exit)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the second ends the process."""
-        if self._drain_until is not None or not self.started:
+        if not self.started:
+            stop_before_start(sig)
+        if self._drain_until is not None:
+            if is_repeated(sig):
+                return
             flush_log()
             # Nothing of the engine is worth waiting for: a step can take long.
             os._exit(128 + sig)
@@ -84,9 +97,9 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Every 0.1 s: whether to stop."""
-        flush_log()
         if self._service.silence > self._service.settings.hang_timeout:
             _log.critical("the engine has not moved for %.0f s; giving up", self._service.silence)
+            flush_log()
             # Its thread cannot be ended, and would keep the process from ending.
             os._exit(_EXIT_HANGING)
         if self._drain_until is not None:
@@ -102,7 +115,9 @@ class Server(uvicorn.Server):
 
 
 def bind(settings: ServerSettings) -> socket.socket:
-    """The socket to listen with; taken before a model is loaded, so that a mistake shows early.
+    """The socket to listen with, listening; taken before a model is loaded, so that a mistake shows early.
+
+    Who connects while the model is loaded waits for it. Only a socket that listens keeps a second server away.
 
     Raises:
         ParameterError: there is no such address, or another process has it.
@@ -115,6 +130,7 @@ def bind(settings: ServerSettings) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen(BACKLOG)
         except BaseException:
             listener.close()
             raise
