@@ -80,7 +80,7 @@ class ScriptedEngine:
         request.active_rows.append(1)
         request.failed = request.id in self.broken
         request.error = self.broken.get(request.id)
-        request.is_finished = request.failed or request.step == request.num_steps
+        request.is_done = request.step == request.num_steps
         if request.is_finished:
             self._release(request)
         return Snapshot(request, [request.step], [], [], [], [], {})

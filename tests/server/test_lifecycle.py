@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -221,7 +222,8 @@ def test_dead_streams_do_not_end_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = ["sh", "-c", 'exec "$@" >&- 2>/dev/full', "sh", *COMMAND, "--port", str(port)]
-    popen = subprocess.Popen(command)
+    # Whoever runs the tests may ignore it, as nohup does, and a child inherits that.
+    popen = subprocess.Popen(command, preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL))
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_SECONDS, trust_env=False) as client:
 

@@ -204,7 +204,7 @@ class Engine:
         return snapshots
 
     def _fail_for_memory(self, request: Request) -> Snapshot:
-        request.failed = request.is_finished = True
+        request.failed = True
         request.error = OutOfMemoryError(
             f"memory ran out for a canvas of {request.num_positions} positions: shorten it, free memory, or use a "
             "smaller model or dtype"

@@ -26,7 +26,7 @@ class Request:
         num_gaps: masked positions among canvas_ids.
         num_next, num_next_proposed, num_next_tested: what its next step needs room for (`StepCounts`), as the device
             counted it; before that, its whole canvas.
-        is_finished: it has all its tokens, or it failed.
+        is_done: it has all its tokens.
         failed: it ended before its last step; `error` says why, if not because its logits were not finite.
         active_rows, num_proposed, num_scored: per step done: positions computed, and rows whose logits were computed
             for unmasking and for locking.
@@ -55,7 +55,7 @@ class Request:
         self.num_gate_blocked = 0
         self.num_ghosts = 0
         self.num_generated_locks = 0
-        self.is_finished = False
+        self.is_done = False
         self.failed = False
         self.error: SureLockError | None = None
 
@@ -91,6 +91,11 @@ class Request:
         return len(self.active_rows)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it has all its tokens, or failed."""
+        return self.is_done or self.failed
+
+    @property
     def uses_seed(self) -> bool:
         """Whether anything about it is random."""
         return self.params.temperature > 0 or self.params.unmasking == "random"
@@ -114,7 +119,7 @@ class Request:
         self.num_ghosts += counts.ghosts
         self.num_generated_locks += counts.generated_locks
         self.failed = bool(counts.failed)
-        self.is_finished = bool(counts.failed or counts.done)
+        self.is_done = bool(counts.done)
         self.expect(counts.next_rows, counts.next_proposed, counts.next_tested)
 
     def expect(self, num_rows: int, num_proposed: int, num_tested: int) -> None:
