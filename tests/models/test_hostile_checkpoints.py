@@ -135,8 +135,12 @@ def test_refused_in_one_line(tmp_path: Path, hostile: Hostile) -> None:
     assert len(outcome.message) < 2000
 
 
-def test_a_sound_checkpoint_is_not_refused(tmp_path: Path) -> None:
-    outcome = open_checkpoint(write_checkpoint(tmp_path), "generate")
+@pytest.mark.parametrize("max_sequence_length", [128, 1 << 24])
+def test_a_sound_checkpoint_is_not_refused(tmp_path: Path, max_sequence_length: int) -> None:
+    """However long its sequences may be, memory is taken for those that there are."""
+    # Heads as large as those of LLaDA-8B.
+    folder = write_checkpoint(tmp_path, d_model=128, n_heads=1, n_kv_heads=1, max_sequence_length=max_sequence_length)
+    outcome = open_checkpoint(folder, "generate")
     assert outcome.error is None, outcome
 
 
