@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surelock.models.weights import INDEX_FILE, SINGLE_FILE
+from surelock.models.shards import INDEX_FILE, SINGLE_FILE
 from tests.checkpoints import tiny_config, write_checkpoint, write_weights
 from tests.hostile import Hostile, open_checkpoint
 
@@ -53,6 +53,21 @@ def entry(start: int, end: int, shape: list[int]) -> dict[str, Any]:
 def header(text: bytes, body: bytes = b"") -> Build:
     """A safetensors file with this header."""
     return weights(lambda _: struct.pack("<Q", len(text)) + text + body)
+
+
+def header_bomb(num_tensors: int, num_shards: int) -> Build:
+    """Sound headers of tensors that config.json knows nothing of."""
+
+    def build(folder: Path) -> None:
+        (folder / SINGLE_FILE).unlink()
+        names = [f"model-{number:05d}-of-{num_shards:05d}.safetensors" for number in range(num_shards)]
+        for number, name in enumerate(names):
+            part = ",".join(f'"{i}":{NO_ELEMENTS}' for i in range(number, num_tensors, num_shards))
+            text = f"{{{part}}}".encode()
+            (folder / name).write_bytes(struct.pack("<Q", len(text)) + text)
+        (folder / INDEX_FILE).write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+
+    return build
 
 
 def nan_weights(folder: Path) -> None:
@@ -93,6 +108,8 @@ def index(text: bytes) -> Build:
     return build
 
 
+NO_ELEMENTS: Final = json.dumps({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, separators=(",", ":"))
+TWICE: Final = f'{{"a":{NO_ELEMENTS},"b":{NO_ELEMENTS},"a":{NO_ELEMENTS}}}'.encode()
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n"
 HOSTILE: Final = [
     Hostile("nested config", config_text("{", '{"a": ' + "[" * 500_000), "nested too deeply", "ConfigError"),
@@ -117,6 +134,16 @@ HOSTILE: Final = [
         "overlapping tensors",
         header(json.dumps({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}).encode(), b"0" * 12),
         "fetch it again",
+        "WeightsError",
+    ),
+    Hostile("header bomb", header_bomb(300_000, 1), "need at most", "WeightsError"),
+    Hostile("header bomb in shards", header_bomb(300_000, 40), "need at most", "WeightsError"),
+    Hostile("as many tensors as a header may name", header_bomb(15_000, 1), "15000 unexpected", "WeightsError"),
+    Hostile("tensor named twice", header(TWICE), "the key 'a' occurs twice", "WeightsError"),
+    Hostile(
+        "index bomb",
+        index(json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "a.safetensors")}).encode()),
+        f"{INDEX_FILE} is larger than",
         "WeightsError",
     ),
     Hostile("huge shape", header(json.dumps({"a": entry(0, 8, [1 << 62] * 2)}).encode(), b"0" * 8), "", "WeightsError"),
