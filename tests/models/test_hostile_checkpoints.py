@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from surelock.models.shards import INDEX_FILE, SINGLE_FILE
-from tests.checkpoints import tiny_config, write_checkpoint, write_weights
+from tests.checkpoints import tiny_config, write_checkpoint, write_sparse_checkpoint, write_weights
 from tests.hostile import Hostile, open_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of processes as Linux does")
@@ -108,6 +108,12 @@ def index(text: bytes) -> Build:
     return build
 
 
+def sparse(**changes: Any) -> Build:
+    """Weights of any size that take no room on the disk."""
+    return lambda folder: write_sparse_checkpoint(folder, weight_tying=True, **changes)
+
+
+MANY: Final = 1 << 22
 NO_ELEMENTS: Final = json.dumps({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, separators=(",", ":"))
 TWICE: Final = f'{{"a":{NO_ELEMENTS},"b":{NO_ELEMENTS},"a":{NO_ELEMENTS}}}'.encode()
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n"
@@ -119,7 +125,7 @@ HOSTILE: Final = [
     Hostile("sequence length", config(max_sequence_length=1 << 40), "max_sequence_length is", "ConfigError"),
     Hostile("negative size", config(d_model=-32), "d_model is -32", "ConfigError"),
     Hostile("integer of many digits", config_text("10000.0", "1" * 5000), "Exceeds the limit", "ConfigError"),
-    Hostile("huge vocabulary", config(embedding_size=1 << 22, vocab_size=1 << 22), "wrong shape", "WeightsError"),
+    Hostile("huge vocabulary", config(embedding_size=MANY, vocab_size=MANY), "wrong shape", "WeightsError"),
     Hostile("huge layers", config(d_model=1 << 16, mlp_hidden_size=1 << 20), "wrong shape", "WeightsError"),
     Hostile("more layers than weights", config(n_layers=1024), "missing", "WeightsError"),
     Hostile("NaN weights", nan_weights, "holds NaN or infinity", "WeightsError"),
@@ -146,6 +152,9 @@ HOSTILE: Final = [
         f"{INDEX_FILE} is larger than",
         "WeightsError",
     ),
+    # Half a GiB, then the file and its copy in memory are too much; one GiB, then the file alone.
+    Hostile("large weights", sparse(embedding_size=MANY), "512.1 MiB in float32", "OutOfMemoryError"),
+    Hostile("larger weights", sparse(embedding_size=MANY, d_model=64), "1.0 GiB in float32", "OutOfMemoryError"),
     Hostile("huge shape", header(json.dumps({"a": entry(0, 8, [1 << 62] * 2)}).encode(), b"0" * 8), "", "WeightsError"),
     Hostile("shard outside", index(b'{"weight_map": {"a": "../a"}}'), "must be a plain file name", "WeightsError"),
 ]
