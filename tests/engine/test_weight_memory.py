@@ -23,6 +23,11 @@ def llada_8b(free: float, own: torch.dtype = BF16, device: str = "cpu") -> Weigh
     return WeightMemory("llada", num_parameters(LLADA_8B, LLADA), torch.device(device), int(free * GIB), own)
 
 
+def test_parameters_of_llada_8b() -> None:
+    # GSAI-ML/LLaDA-8B-Base, total_size of its index / 2 bytes.
+    assert num_parameters(LLADA_8B, LLADA) == 8_015_581_184
+
+
 @pytest.mark.parametrize(
     ("memory", "wanted", "chosen"),
     [

@@ -236,14 +236,17 @@ def test_a_model_is_checked_before_its_weights_are_downloaded(cache: Path, monke
         raise OutOfMemoryError("too large")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    configs, everything = ["config.json", "generation_config.json"], list(ALLOWED_FILES)
+    everything = list(ALLOWED_FILES)
+    small = [name for name in everything if name != "*.safetensors"]
     with pytest.raises(OutOfMemoryError, match="too large"):
         resolve_model("org/name", offline=False, check=refuse)
-    assert asked == [(None, configs)]
+    assert asked == [(None, small)]
     resolve_model("org/name", revision="v1.0", offline=False, check=lambda files: None)
-    assert asked[1:] == [("v1.0", configs), (COMMIT, everything)]
+    assert asked[1:] == [("v1.0", small), (COMMIT, everything)]
     resolve_model("org/name", offline=True, check=refuse)
     assert asked[3:] == [(None, everything)]
+    assert resolve_model("org/name", offline=False, with_weights=False).name == "org/name"
+    assert asked[4:] == [(None, small)]
 
 
 @pytest.mark.parametrize(

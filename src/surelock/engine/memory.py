@@ -34,9 +34,6 @@ NOISE_BYTES: Final = 64
 # What is held for each element of one [rows, tokens] part of the KL's two sets of logits.
 KL_BYTES: Final = 44
 
-# Of torch's allocator on a CPU, and of the mapping of a file.
-_OUT_OF_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory")
-
 
 def kv_bytes_per_position(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of one position's keys and values in every layer, for one stream."""
@@ -133,7 +130,7 @@ def check_fits(plan: MemoryPlan, num_positions: int, num_streams: int) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: of the device, of the interpreter, or of torch on a CPU, which says so in words."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 

@@ -31,9 +31,11 @@ class WeightMemory:
     own_dtype: torch.dtype = torch.bfloat16
 
     @classmethod
-    def on(cls, device: torch.device, name: str, num_parameters: int) -> WeightMemory:
+    def on(
+        cls, device: torch.device, name: str, num_parameters: int, own_dtype: torch.dtype = torch.bfloat16
+    ) -> WeightMemory:
         """With what is free on the device now."""
-        return cls(name, num_parameters, device, free_bytes(device))
+        return cls(name, num_parameters, device, free_bytes(device), own_dtype)
 
     def needs(self, dtype: torch.dtype) -> int:
         """Bytes of the weights in this type. Loading needs no more: each is filled where it stays."""
@@ -42,6 +44,11 @@ class WeightMemory:
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether the weights fit. A canvas needs memory beside them, which the engine plans with what is left."""
         return self.needs(dtype) <= self.free
+
+    @property
+    def narrow_dtype(self) -> torch.dtype:
+        """The type of half the size of float32 that suits the checkpoint."""
+        return self.own_dtype if self.own_dtype.itemsize == 2 else torch.bfloat16
 
     def choices(self, wanted: torch.dtype | None) -> list[torch.dtype]:
         """Types to load the weights in, best first: the one that is wanted.
@@ -80,7 +87,7 @@ class WeightMemory:
         )
 
     def _shortage(self, dtype: torch.dtype) -> str:
-        narrow = self.own_dtype if self.own_dtype.itemsize == 2 else torch.bfloat16
+        narrow = self.narrow_dtype
         need = f"{self.name} needs {shown_bytes(self.needs(dtype))} in {_name(dtype)}"
         if narrow.itemsize < dtype.itemsize:
             needs_less = shown_bytes(self.needs(narrow))

@@ -29,7 +29,7 @@ ALLOWED_FILES: Final = (
     "chat_template.jinja",
 )
 IGNORED_FILES: Final = ("*/*",)
-CONFIG_FILES: Final = ("config.json", "generation_config.json")
+SMALL_FILES: Final = tuple(name for name in ALLOWED_FILES if name != "*.safetensors")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -59,6 +59,7 @@ def resolve_model(
     revision: str | None = None,
     offline: bool | None = None,
     check: Callable[[ModelFiles], object] | None = None,
+    with_weights: bool = True,
 ) -> ModelFiles:
     """The files of `model`, downloaded to the hub's cache if need be.
 
@@ -67,8 +68,9 @@ def resolve_model(
             a hub id of the same name.
         revision: branch, tag or commit of a hub repository. None: its main branch.
         offline: use only what the hub's cache holds. None: as the environment variable HF_HUB_OFFLINE says.
-        check: called before anything else of a hub repository is downloaded, with a folder that holds its config files;
+        check: called before the weights of a hub repository are downloaded, with a folder that holds its other files;
             what it raises ends the download.
+        with_weights: False downloads no weights, so there may be none in the folder.
 
     Raises:
         ModelNotFoundError: the folder, repository, revision or file does not exist or cannot be reached.
@@ -89,7 +91,7 @@ def resolve_model(
             raise ModelNotFoundError(f"there is no folder {folder}; {_CHOICES}")
     repository = _as_repository(name)
     _check_revision(revision)
-    return _resolve_repository(repository, revision, offline, check)
+    return _resolve_repository(repository, revision, offline, check, with_weights)
 
 
 def _as_text(model: str | os.PathLike[str]) -> str:
@@ -119,16 +121,23 @@ def _check_revision(revision: str | None) -> None:
 
 
 def _resolve_repository(
-    repository: str, revision: str | None, offline: bool | None, check: Callable[[ModelFiles], object] | None
+    repository: str,
+    revision: str | None,
+    offline: bool | None,
+    check: Callable[[ModelFiles], object] | None,
+    with_weights: bool,
 ) -> ModelFiles:
     # Imported late: it takes longer than the embedded model needs to load.
     from huggingface_hub import constants
 
     is_offline = constants.HF_HUB_OFFLINE if offline is None else offline
     way_out = "; run once with network access to complete it" if is_offline else "; choose another repository"
-    if check is not None and not is_offline:
-        files = _with_config(repository, _download(repository, revision, CONFIG_FILES, is_offline=False), way_out)
-        check(files)
+    if not with_weights or (check is not None and not is_offline):
+        files = _with_config(repository, _download(repository, revision, SMALL_FILES, is_offline=is_offline), way_out)
+        if check is not None:
+            check(files)
+        if not with_weights:
+            return files
         # What was checked is what is loaded.
         revision = files.commit or revision
     files = _with_config(repository, _download(repository, revision, ALLOWED_FILES, is_offline=is_offline), way_out)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from surelock.errors import WeightsError, shown
+from surelock.errors import WeightsError, shown, shown_error
 from surelock.models.checkpoint import parse_json_object, read_json_object
 from surelock.models.schema import shown_as_json
 
@@ -75,6 +75,7 @@ def open_shards(folder: Path, expected: Collection[str]) -> Iterator[Shards]:
     Raises:
         WeightsError: files are missing, damaged, outside the folder or pickled; a header or the index is too large or
             names a tensor twice.
+        MemoryError: a limit of the process, such as ulimit -v, is too low for the files.
     """
     max_bytes = SPARE_BYTES + sum(len(name) + TENSOR_BYTES for name in expected)
     paths, index = _find_shards(folder, max_bytes)
@@ -154,6 +155,9 @@ def _open_shard(path: Path) -> Any:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as fault:
         raise WeightsError(f"{path} is not a sound safetensors file: {_reason(path, fault)}") from fault
+    except RuntimeError as fault:
+        # Torch maps the file a second time, which takes address space and no memory.
+        raise MemoryError(f"{path} cannot be mapped: {shown_error(fault)}") from fault
 
 
 def _reason(path: Path, fault: Exception) -> str:
