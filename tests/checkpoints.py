@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+
+from surelock.models.llada import parameter_sources, parse_config
 
 TINY_CONFIG: dict[str, Any] = {
     "architectures": ["LLaDAModelLM"],
@@ -69,6 +73,28 @@ def write_checkpoint(
     if generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(generation))
     write_weights(folder, random_tensors(config, seed=seed, dtype=dtype), num_shards=num_shards)
+    return folder
+
+
+def write_sparse_checkpoint(folder: Path, *, dtype: str = "F32", **config_overrides: Any) -> Path:
+    """Writes a checkpoint of any size that takes no room on the disk: its weights are zeros that were never written.
+
+    Args:
+        dtype: safetensors' name of the weights' type.
+    """
+    config = tiny_config(**config_overrides)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    header: dict[str, Any] = {}
+    end = 0
+    for parts in parameter_sources(parse_config(config, {})).values():
+        for part in parts:
+            start, end = end, end + math.prod(part.shape) * (4 if dtype == "F32" else 2)
+            header[part.name] = {"dtype": dtype, "shape": part.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(file.tell() + end)
     return folder
 
 

@@ -1,6 +1,6 @@
 """Every error surelock raises on purpose; each message is one line a user can act on.
 
-`shown` and `shown_error` put foreign values and errors into such a line.
+`shown`, `shown_error` and `shown_bytes` put foreign values, errors and sizes into such a line.
 
 SureLockError
 ├── ParameterError        a sampling, lock or engine parameter is out of its limits (also a ValueError)
@@ -123,3 +123,12 @@ def shown_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     readable = "".join(character if character.isprintable() else "?" for character in text)
     return f"{type(error).__name__}: {readable:.200}"
+
+
+def shown_bytes(num_bytes: int) -> str:
+    """A size in the unit that suits it, to one decimal place."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        # Just below a unit, rounding would give 1024.0 of the next smaller one.
+        if num_bytes >= 0.95 * size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"

@@ -16,13 +16,11 @@ from torch import Tensor
 from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
 from surelock.engine.engine import Engine, check_params
+from surelock.engine.loading import check_size, load_model
 from surelock.engine.noise_floor import noise_floor
 from surelock.engine.request import Request
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
-from surelock.models.checkpoint import read_model_config
 from surelock.models.hub import resolve_model
-from surelock.models.transformer import Transformer
-from surelock.models.weights import load_weights
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
 from surelock.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
@@ -37,9 +35,9 @@ class LLM:
 
     Args:
         model: local folder or hub id; None for the small model inside the package.
-        dtype: "float32", "bfloat16" or "float16". None: float32 on a CPU, the checkpoint's own elsewhere. On a CPU with
-            tiles for bfloat16 (`surelock doctor` says), that is faster, most of all with several requests; float32 is
-            the exact one.
+        dtype: "float32", "bfloat16" or "float16". None: float32 on a CPU whose memory it fits, the checkpoint's own
+            otherwise; `dtype_note` says why it is not float32. On a CPU with tiles for bfloat16 (`surelock doctor`
+            says), that is faster, most of all with several requests; float32 is the exact one.
         device: "cpu", "cuda" or "cuda:N". None: "cuda" if there is one, else "cpu".
         revision: of a hub repository; the commit it resolves to is in `commit`.
         offline: use only files already downloaded. None: as the environment variable HF_HUB_OFFLINE says.
@@ -48,6 +46,8 @@ class LLM:
 
     Raises:
         ModelError: the model cannot be used; the message says which file and why.
+        OutOfMemoryError: the weights do not fit the device. Known before they are read, and before those of a hub
+            repository are downloaded.
         ParameterError: dtype or device is unknown, or engine_config is not an EngineConfig.
 
     A model that was used does not survive a fork: torch's threads are not there in the child, which waits for them for
@@ -66,17 +66,20 @@ class LLM:
         engine_config: EngineConfig | None = None,
     ) -> None:
         self.device = _device(device)
-        wanted = _dtype(dtype, self.device)
+        wanted = _dtype(dtype)
         self.engine_config = _engine_config(engine_config)
         if self.engine_config.num_threads is not None and self.device.type == "cpu":
             torch.set_num_threads(self.engine_config.num_threads)
-        files = resolve_model(model, revision=revision, offline=offline)
+        files = resolve_model(
+            model, revision=revision, offline=offline, check=lambda files: check_size(files, wanted, self.device)
+        )
         self.name = files.name
         self.commit = files.commit
         self.folder = files.folder
-        self.config, family = read_model_config(files.folder)
-        weights = load_weights(files.folder, self.config, family, dtype=wanted, device=self.device)
-        self.transformer = Transformer.from_weights(self.config, weights)
+        loaded = load_model(files, wanted, self.device)
+        self.config = loaded.config
+        self.transformer = loaded.transformer
+        self.dtype_note = loaded.note
         self.tokenizer = Tokenizer.from_folder(files.folder, self.config)
 
         # What a call has left behind: memory and captured graphs for the next one.
@@ -84,7 +87,7 @@ class LLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Type of the weights, keys and values."""
         return self.transformer.dtype
 
     def generate(
@@ -358,9 +361,9 @@ def _device(device: object) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(dtype: object, device: torch.device) -> torch.dtype | None:
+def _dtype(dtype: object) -> torch.dtype | None:
     if dtype is None:
-        return torch.float32 if device.type == "cpu" else None
+        return None
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ParameterError(f"dtype is {shown(dtype)}; use one of {', '.join(DTYPES)}")
     return DTYPES[dtype]

@@ -81,6 +81,7 @@ class FakeLLM:
     hides_tokenizer: bool = False
     words: FakeTokenizer = field(default_factory=FakeTokenizer)
     commit: str | None = "0" * 40
+    dtype_note: str | None = None
     calls: list[tuple[Any, SamplingParams]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from surelock.models.weights import INDEX_FILE, SINGLE_FILE
-from tests.checkpoints import tiny_config, write_checkpoint, write_weights
+from surelock.models.shards import INDEX_FILE, SINGLE_FILE
+from tests.checkpoints import tiny_config, write_checkpoint, write_sparse_checkpoint, write_weights
 from tests.hostile import Hostile, open_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of processes as Linux does")
@@ -53,6 +53,21 @@ def entry(start: int, end: int, shape: list[int]) -> dict[str, Any]:
 def header(text: bytes, body: bytes = b"") -> Build:
     """A safetensors file with this header."""
     return weights(lambda _: struct.pack("<Q", len(text)) + text + body)
+
+
+def header_bomb(num_tensors: int, num_shards: int) -> Build:
+    """Sound headers of tensors that config.json knows nothing of."""
+
+    def build(folder: Path) -> None:
+        (folder / SINGLE_FILE).unlink()
+        names = [f"model-{number:05d}-of-{num_shards:05d}.safetensors" for number in range(num_shards)]
+        for number, name in enumerate(names):
+            part = ",".join(f'"{i}":{NO_ELEMENTS}' for i in range(number, num_tensors, num_shards))
+            text = f"{{{part}}}".encode()
+            (folder / name).write_bytes(struct.pack("<Q", len(text)) + text)
+        (folder / INDEX_FILE).write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+
+    return build
 
 
 def nan_weights(folder: Path) -> None:
@@ -93,6 +108,14 @@ def index(text: bytes) -> Build:
     return build
 
 
+def sparse(**changes: Any) -> Build:
+    """Weights of any size that take no room on the disk."""
+    return lambda folder: write_sparse_checkpoint(folder, weight_tying=True, **changes)
+
+
+MANY: Final = 1 << 22
+NO_ELEMENTS: Final = json.dumps({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, separators=(",", ":"))
+TWICE: Final = f'{{"a":{NO_ELEMENTS},"b":{NO_ELEMENTS},"a":{NO_ELEMENTS}}}'.encode()
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 100\n"
 HOSTILE: Final = [
     Hostile("nested config", config_text("{", '{"a": ' + "[" * 500_000), "nested too deeply", "ConfigError"),
@@ -102,7 +125,7 @@ HOSTILE: Final = [
     Hostile("sequence length", config(max_sequence_length=1 << 40), "max_sequence_length is", "ConfigError"),
     Hostile("negative size", config(d_model=-32), "d_model is -32", "ConfigError"),
     Hostile("integer of many digits", config_text("10000.0", "1" * 5000), "Exceeds the limit", "ConfigError"),
-    Hostile("huge vocabulary", config(embedding_size=1 << 22, vocab_size=1 << 22), "wrong shape", "WeightsError"),
+    Hostile("huge vocabulary", config(embedding_size=MANY, vocab_size=MANY), "wrong shape", "WeightsError"),
     Hostile("huge layers", config(d_model=1 << 16, mlp_hidden_size=1 << 20), "wrong shape", "WeightsError"),
     Hostile("more layers than weights", config(n_layers=1024), "missing", "WeightsError"),
     Hostile("NaN weights", nan_weights, "holds NaN or infinity", "WeightsError"),
@@ -119,6 +142,19 @@ HOSTILE: Final = [
         "fetch it again",
         "WeightsError",
     ),
+    Hostile("header bomb", header_bomb(300_000, 1), "need at most", "WeightsError"),
+    Hostile("header bomb in shards", header_bomb(300_000, 40), "need at most", "WeightsError"),
+    Hostile("as many tensors as a header may name", header_bomb(15_000, 1), "15000 unexpected", "WeightsError"),
+    Hostile("tensor named twice", header(TWICE), "the key 'a' occurs twice", "WeightsError"),
+    Hostile(
+        "index bomb",
+        index(json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "a.safetensors")}).encode()),
+        f"{INDEX_FILE} is larger than",
+        "WeightsError",
+    ),
+    # Half a GiB, then the file and its copy in memory are too much; one GiB, then the file alone.
+    Hostile("large weights", sparse(embedding_size=MANY), "512.1 MiB in float32", "OutOfMemoryError"),
+    Hostile("larger weights", sparse(embedding_size=MANY, d_model=64), "1.0 GiB in float32", "OutOfMemoryError"),
     Hostile("huge shape", header(json.dumps({"a": entry(0, 8, [1 << 62] * 2)}).encode(), b"0" * 8), "", "WeightsError"),
     Hostile("shard outside", index(b'{"weight_map": {"a": "../a"}}'), "must be a plain file name", "WeightsError"),
 ]
@@ -135,8 +171,12 @@ def test_refused_in_one_line(tmp_path: Path, hostile: Hostile) -> None:
     assert len(outcome.message) < 2000
 
 
-def test_a_sound_checkpoint_is_not_refused(tmp_path: Path) -> None:
-    outcome = open_checkpoint(write_checkpoint(tmp_path), "generate")
+@pytest.mark.parametrize("max_sequence_length", [128, 1 << 24])
+def test_a_sound_checkpoint_is_not_refused(tmp_path: Path, max_sequence_length: int) -> None:
+    """However long its sequences may be, memory is taken for those that there are."""
+    # Heads as large as those of LLaDA-8B.
+    folder = write_checkpoint(tmp_path, d_model=128, n_heads=1, n_kv_heads=1, max_sequence_length=max_sequence_length)
+    outcome = open_checkpoint(folder, "generate")
     assert outcome.error is None, outcome
 
 

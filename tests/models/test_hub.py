@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
-from surelock.errors import ModelNotFoundError, ParameterError
+from surelock.errors import ModelNotFoundError, OutOfMemoryError, ParameterError
 from surelock.models.checkpoint import read_model_config
 from surelock.models.hub import ALLOWED_FILES, IGNORED_FILES, ModelFiles, resolve_model
 from surelock.models.weights import load_weights
@@ -222,6 +222,31 @@ def test_online_download(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             },
         )
     ]
+
+
+def test_a_model_is_checked_before_its_weights_are_downloaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, object]] = []
+
+    def download(*arguments: object, **options: object) -> str:
+        asked.append((options["revision"], options["allow_patterns"]))
+        return str(write_checkpoint(cache / "models--org--name" / "snapshots" / COMMIT))
+
+    def refuse(files: ModelFiles) -> None:
+        assert (files.name, files.commit) == ("org/name", COMMIT)
+        raise OutOfMemoryError("too large")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    everything = list(ALLOWED_FILES)
+    small = [name for name in everything if name != "*.safetensors"]
+    with pytest.raises(OutOfMemoryError, match="too large"):
+        resolve_model("org/name", offline=False, check=refuse)
+    assert asked == [(None, small)]
+    resolve_model("org/name", revision="v1.0", offline=False, check=lambda files: None)
+    assert asked[1:] == [("v1.0", small), (COMMIT, everything)]
+    resolve_model("org/name", offline=True, check=refuse)
+    assert asked[3:] == [(None, everything)]
+    assert resolve_model("org/name", offline=False, with_weights=False).name == "org/name"
+    assert asked[4:] == [(None, small)]
 
 
 @pytest.mark.parametrize(

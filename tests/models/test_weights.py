@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from surelock.errors import WeightsError
 from surelock.models.checkpoint import read_model_config
-from surelock.models.weights import INDEX_FILE, SINGLE_FILE, load_weights
+from surelock.models.shards import INDEX_FILE, SINGLE_FILE
+from surelock.models.weights import load_weights
 from tests.checkpoints import random_tensors, tiny_config, write_checkpoint, write_weights
 
 ROOT = "model.transformer"

@@ -7,7 +7,6 @@ import importlib.util
 import math
 import os
 import platform
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -15,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 from rich.text import Text
 
-from surelock.cli.loading import load_llm
+from surelock.cli.loading import device_and_dtype
 from surelock.cli.options import JsonFlag, ModelOptions, with_options
 from surelock.cli.terminal import one_line, print_facts, standard_output
 from surelock.cli.watch import write_json
-from surelock.errors import SureLockError
+from surelock.errors import SureLockError, shown_bytes
 
 if TYPE_CHECKING:
-    from surelock.llm import LLM
+    import torch
+
     from surelock.models.config import ModelConfig
 
 MIN_TORCH: Final = (2, 11)
@@ -55,12 +55,13 @@ class Diagnosis:
 def doctor(model: ModelOptions, json: JsonFlag = False) -> None:
     """Show versions, device, kernels, memory and model, and how to mend what is wrong.
 
-    Exit code 1 if a problem was found.
+    Says what a model needs and where it fits without loading it or downloading its weights. Exit code 1 if a problem
+    was found.
     """
     # Without torch there is something else to say.
     with suppress(ImportError, OSError):
         model.set_threads()
-    diagnosis = examine(lambda: load_llm(model))
+    diagnosis = examine(model)
     if json:
         write_json(diagnosis.to_dict())
     else:
@@ -69,7 +70,7 @@ def doctor(model: ModelOptions, json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
-def examine(load: Callable[[], LLM]) -> Diagnosis:
+def examine(model: ModelOptions) -> Diagnosis:
     """Look at everything; what fails becomes a problem and not an error."""
     diagnosis = Diagnosis()
     diagnosis.sections["system"] = {
@@ -81,7 +82,7 @@ def examine(load: Callable[[], LLM]) -> Diagnosis:
     try:
         _examine_torch(diagnosis)
         diagnosis.sections["memory"] = _memory()
-        _examine_model(diagnosis, load)
+        _examine_model(diagnosis, model)
     except (ImportError, OSError) as error:
         # A damaged installation; a library that torch cannot load is an OSError.
         fix = "install it again: pip install --force-reinstall surelock"
@@ -90,22 +91,6 @@ def examine(load: Callable[[], LLM]) -> Diagnosis:
         name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()
     }
     return diagnosis
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Weights of a model with this config, norms and biases included."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    attention = 2 * hidden * config.query_size + 2 * hidden * config.kv_size
-    layer = attention + 3 * hidden * inner + 2 * hidden
-    if config.qkv_bias or config.bias:
-        layer += config.query_size + 2 * config.kv_size
-    if config.bias:
-        layer += 2 * hidden + 2 * inner
-    if config.qk_norm:
-        layer += config.query_size + config.kv_size
-    embedding = config.embedding_size * hidden
-    head = 0 if config.tie_embeddings else embedding + (config.embedding_size if config.bias else 0)
-    return config.num_layers * layer + embedding + head + hidden
 
 
 def _examine_torch(diagnosis: Diagnosis) -> None:
@@ -186,47 +171,65 @@ def _memory() -> dict[str, float | None]:
     return sizes
 
 
-def _examine_model(diagnosis: Diagnosis, load: Callable[[], LLM]) -> None:
+def _examine_model(diagnosis: Diagnosis, options: ModelOptions) -> None:
+    """Read, not load: a hub model's weights are not downloaded for it."""
+    from surelock.cli.model_facts import ModelFacts
+    from surelock.models.hub import resolve_model
+
     try:
-        llm = load()
-    except SureLockError as error:
+        device, wanted = device_and_dtype(options)
+        offline = True if options.offline else None
+        files = resolve_model(options.model, revision=options.revision, offline=offline, with_weights=False)
+        facts = ModelFacts.read(files)
+    except (SureLockError, MemoryError) as error:
         fix = "check --model, --revision and --device, or leave them out for the embedded model"
-        diagnosis.problems.append(Problem(f"the model cannot be loaded: {one_line(str(error))}", fix))
+        diagnosis.problems.append(Problem(f"the model cannot be used: {one_line(str(error))}", fix))
         return
-    tokenizer = llm.tokenizer
-    break_even = _break_even(llm)
-    if break_even is not None:
-        diagnosis.sections["device"]["break_even"] = break_even
+    stored_dtype = facts.stored_dtype
     diagnosis.sections["model"] = {
-        "name": llm.name,
-        "commit": llm.commit,
-        "family": llm.config.family,
-        "parameters": count_parameters(llm.config),
-        "dtype": str(llm.dtype).removeprefix("torch."),
-        "device": str(llm.device),
-        "context": llm.config.max_sequence_length,
-        "tokenizer": tokenizer is not None,
-        "chat_template": tokenizer is not None and tokenizer.has_chat_template,
+        "name": files.name,
+        "commit": files.commit,
+        "family": facts.config.family,
+        "parameters": facts.num_parameters,
+        "stored_dtype": None if stored_dtype is None else _dtype_name(stored_dtype),
+        "disk_bytes": facts.num_file_bytes,
+        "context": facts.config.max_sequence_length,
+        "tokenizer": facts.tokenizer is not None,
+        "chat_template": facts.tokenizer is not None and facts.tokenizer.has_chat_template,
     }
-    if tokenizer is None:
+    diagnosis.sections["model_memory"] = facts.needs()
+    try:
+        dtype = facts.memory(device).choose(wanted)
+    except SureLockError as error:
+        fix = "choose a --dtype and a --device that it fits, free memory, or use a smaller model"
+        diagnosis.problems.append(Problem(one_line(str(error)), fix))
+    else:
+        diagnosis.sections["model"] |= {"dtype": _dtype_name(dtype), "device": str(device)}
+        break_even = _break_even(facts.config, device, dtype)
+        if break_even is not None:
+            diagnosis.sections["device"]["break_even"] = break_even
+    if facts.tokenizer is None:
         fix = "add tokenizer.json to the model folder, or use prompt_token_ids"
-        diagnosis.problems.append(Problem(f"{llm.name} has no tokenizer: it takes token ids only", fix))
+        diagnosis.problems.append(Problem(f"{files.name} has no tokenizer: it takes token ids only", fix))
 
 
-def _break_even(llm: LLM) -> str | None:
+def _break_even(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:
     """From how many rows on locking can pay, measured on a CUDA device; None where it cannot be known."""
-    import torch
-
-    device = torch.device(llm.device)
     if device.type != "cuda":
         return None
+    import torch
+
     from surelock.bench.roofline import break_even_rows, measure_limits
 
     try:
-        rows = break_even_rows(llm.config, llm.dtype.itemsize, measure_limits(device, llm.dtype))
+        rows = break_even_rows(config, dtype.itemsize, measure_limits(device, dtype))
     except torch.cuda.OutOfMemoryError:
         return None
     return f"{rows:.0f} rows a step over all requests; below, locking cannot pay: decode more together or use --no-lock"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _version(package: str) -> str | None:
@@ -244,8 +247,8 @@ def _print(diagnosis: Diagnosis) -> None:
     console = standard_output()
     rows = [
         (
-            Text(section if number == 0 else "", style="bold"),
-            name.replace("_gib", "").replace("_", " "),
+            Text(section.replace("_", " ") if number == 0 else "", style="bold"),
+            name.replace("_gib", "").replace("_bytes", "").replace("_", " "),
             _shown(name, value),
         )
         for section, facts in diagnosis.sections.items()
@@ -266,6 +269,15 @@ def _shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        fits_on = f"fits on {', '.join(value['fits_on'])}" if value["fits_on"] else "fits nowhere here"
+        per_position, per_canvas = value["kv_bytes_per_position"], value["kv_bytes_per_canvas"]
+        return (
+            f"{shown_bytes(value['weights_bytes'])} of weights, {fits_on}; keys and values take "
+            f"{shown_bytes(per_position)} a position, {shown_bytes(per_canvas)} a canvas of the model's length"
+        )
+    if name == "disk_bytes":
+        return shown_bytes(value) if value else "not downloaded"
     if name.endswith("_gib"):
         return f"{value} GiB"
     return f"{value:,}" if name == "parameters" else str(value)

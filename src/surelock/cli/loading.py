@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -> LLM:
     """Import the library and load the model; a terminal on stderr is told what takes the time.
 
-    The commit that a hub id resolved to is printed on stderr.
+    Notes on stderr: the commit that a hub id resolved to, and why the type is not float32 where that is the default.
 
     Raises:
         ModelError: the model cannot be used.
+        OutOfMemoryError: its weights do not fit the device.
         ParameterError: the dtype or the device does not exist.
     """
     # Imported here because it brings torch and transformers, which `surelock --help` does not need.
@@ -45,6 +46,8 @@ def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -
     if not is_local and llm.commit is not None:
         # What a name stands for may change; a commit repeats the run.
         note(f"{llm.name} at revision {llm.commit}")
+    if llm.dtype_note is not None:
+        note(llm.dtype_note)
     return llm
 
 

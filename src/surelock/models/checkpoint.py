@@ -45,11 +45,15 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, Family]:
 
 
 def read_json_object(path: Path, *, max_bytes: int, error: type[ModelError]) -> dict[str, Any]:
-    """The JSON object in a file of at most `max_bytes` bytes and 32 levels; anything else is raised as `error`.
+    """The JSON object in a file of at most `max_bytes` bytes; anything else is raised as `error`."""
+    return parse_json_object(path, _read_bytes(path, max_bytes, error), error=error)
+
+
+def parse_json_object(path: Path, data: bytes, *, error: type[ModelError]) -> dict[str, Any]:
+    """The JSON object of at most 32 levels in data of the file `path`; anything else is raised as `error`.
 
     Refused although common parsers accept it: duplicate keys, NaN and infinity, and a byte order mark.
     """
-    data = _read_bytes(path, max_bytes, error)
     if data.startswith(codecs.BOM_UTF8):
         raise error(f"{path} starts with a byte order mark; save it as plain UTF-8")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ ALLOWED_FILES: Final = (
     "chat_template.jinja",
 )
 IGNORED_FILES: Final = ("*/*",)
+SMALL_FILES: Final = tuple(name for name in ALLOWED_FILES if name != "*.safetensors")
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -52,7 +54,12 @@ class ModelFiles:
 
 
 def resolve_model(
-    model: str | os.PathLike[str] | None, *, revision: str | None = None, offline: bool | None = None
+    model: str | os.PathLike[str] | None,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    check: Callable[[ModelFiles], object] | None = None,
+    with_weights: bool = True,
 ) -> ModelFiles:
     """The files of `model`, downloaded to the hub's cache if need be.
 
@@ -61,6 +68,9 @@ def resolve_model(
             a hub id of the same name.
         revision: branch, tag or commit of a hub repository. None: its main branch.
         offline: use only what the hub's cache holds. None: as the environment variable HF_HUB_OFFLINE says.
+        check: called before the weights of a hub repository are downloaded, with a folder that holds its other files;
+            what it raises ends the download.
+        with_weights: False downloads no weights, so there may be none in the folder.
 
     Raises:
         ModelNotFoundError: the folder, repository, revision or file does not exist or cannot be reached.
@@ -81,7 +91,7 @@ def resolve_model(
             raise ModelNotFoundError(f"there is no folder {folder}; {_CHOICES}")
     repository = _as_repository(name)
     _check_revision(revision)
-    return _resolve_repository(repository, revision, offline)
+    return _resolve_repository(repository, revision, offline, check, with_weights)
 
 
 def _as_text(model: str | os.PathLike[str]) -> str:
@@ -110,22 +120,42 @@ def _check_revision(revision: str | None) -> None:
         raise ParameterError(f"revision is {shown(revision)}; it must be the name of a branch or tag, or a commit hash")
 
 
-def _resolve_repository(repository: str, revision: str | None, offline: bool | None) -> ModelFiles:
+def _resolve_repository(
+    repository: str,
+    revision: str | None,
+    offline: bool | None,
+    check: Callable[[ModelFiles], object] | None,
+    with_weights: bool,
+) -> ModelFiles:
     # Imported late: it takes longer than the embedded model needs to load.
     from huggingface_hub import constants
 
     is_offline = constants.HF_HUB_OFFLINE if offline is None else offline
-    folder = _download(repository, revision, is_offline=is_offline)
-    found = f"hub repository {repository} at {folder.name}"
     way_out = "; run once with network access to complete it" if is_offline else "; choose another repository"
+    if not with_weights or (check is not None and not is_offline):
+        files = _with_config(repository, _download(repository, revision, SMALL_FILES, is_offline=is_offline), way_out)
+        if check is not None:
+            check(files)
+        if not with_weights:
+            return files
+        # What was checked is what is loaded.
+        revision = files.commit or revision
+    files = _with_config(repository, _download(repository, revision, ALLOWED_FILES, is_offline=is_offline), way_out)
+    if not any(files.folder.glob("*.safetensors")):
+        raise ModelNotFoundError(
+            f"hub repository {repository} at {files.folder.name} has no *.safetensors file, and pickle weights are "
+            f"refused{way_out}"
+        )
+    return files
+
+
+def _with_config(repository: str, folder: Path, way_out: str) -> ModelFiles:
     if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{found} has no config.json{way_out}")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelNotFoundError(f"{found} has no *.safetensors file, and pickle weights are refused{way_out}")
+        raise ModelNotFoundError(f"hub repository {repository} at {folder.name} has no config.json{way_out}")
     return ModelFiles(folder, repository, folder.name if _COMMIT.fullmatch(folder.name) else None)
 
 
-def _download(repository: str, revision: str | None, *, is_offline: bool) -> Path:
+def _download(repository: str, revision: str | None, files: Sequence[str], *, is_offline: bool) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
 
     # Base of the errors of the HTTP client, which is httpx in hub 1 and httpx2 in hub 2.
@@ -137,7 +167,7 @@ def _download(repository: str, revision: str | None, *, is_offline: bool) -> Pat
                 repository,
                 revision=revision,
                 local_files_only=is_offline,
-                allow_patterns=list(ALLOWED_FILES),
+                allow_patterns=list(files),
                 ignore_patterns=list(IGNORED_FILES),
             )
         )

@@ -15,18 +15,20 @@ class Rotation(NamedTuple):
     sin: Tensor
 
 
-class RotaryTable:
-    """cos and sin of every position's angles, float32 [length, head_dim / 2].
+class RotaryEmbedding:
+    """cos and sin of positions' angles.
 
     Frequencies are theta^(-2i / head_dim), as in RoFormer (arXiv 2104.09864) with the halves rotated, not interleaved.
+    Each forward computes the angles of its rows, once for all layers: no dearer than to look them up, and a table would
+    have to be as long as config.json says.
     """
 
-    def __init__(self, head_dim: int, length: int, theta: float, device: torch.device) -> None:
+    def __init__(self, head_dim: int, theta: float, device: torch.device) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=device), 1.0 / theta**exponents)
-        self.cos = angles.cos()
-        self.sin = angles.sin()
+        self._frequencies = 1.0 / theta**exponents
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
-        """Rotation of rows at positions [R], computed in `dtype`."""
-        return Rotation(self.cos[positions].to(dtype), self.sin[positions].to(dtype))
+        """Rotation of rows at positions [R], computed in `dtype` from float32 angles."""
+        # Positions stay below 2^24 (schema.MAX_SEQUENCE_LENGTH), so float32 holds each exactly.
+        angles = torch.outer(positions.to(torch.float32), self._frequencies)
+        return Rotation(angles.cos().to(dtype), angles.sin().to(dtype))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from surelock.models.config import ModelConfig
 from surelock.models.layer import RMSNorm, TransformerLayer
-from surelock.models.rope import RotaryTable, Rotation
+from surelock.models.rope import RotaryEmbedding, Rotation
 from surelock.models.row_batch import LayerKV, RowBatch
 from surelock.ops.head_logits import Head, head_logits
 from surelock.ops.row_attention import RowSpan, Spans
@@ -31,7 +31,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = None if config.tie_embeddings else _head_module(config)
-        self._rotary: RotaryTable | None = None
+        self._rotary: RotaryEmbedding | None = None
 
     @classmethod
     def from_weights(cls, config: ModelConfig, weights: Mapping[str, Tensor]) -> Transformer:
@@ -53,14 +53,13 @@ class Transformer(nn.Module):
 
     def rotation(self, positions: Tensor) -> Rotation:
         """How rows at positions [R] are rotated, the same in every layer."""
-        return self._rotary_table.at(positions, torch.float32 if self.config.rope_full_precision else self.dtype)
+        return self._rotary_embedding.at(positions, torch.float32 if self.config.rope_full_precision else self.dtype)
 
     @property
-    def _rotary_table(self) -> RotaryTable:
-        """Up to the model's longest sequence, built on first use."""
+    def _rotary_embedding(self) -> RotaryEmbedding:
+        """Built on first use, when the weights and with them the device are known."""
         if self._rotary is None:
-            config = self.config
-            self._rotary = RotaryTable(config.head_dim, config.max_sequence_length, config.rope_theta, self.device)
+            self._rotary = RotaryEmbedding(self.config.head_dim, self.config.rope_theta, self.device)
         return self._rotary
 
     @property
