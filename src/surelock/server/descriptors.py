@@ -17,6 +17,8 @@ BACKLOG: Final = 2048
 # Beside connections: files of the model, libraries, the log, the event loop.
 _NUM_OTHERS: Final = 64
 _NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# asyncio tries again a second later, as often as it failed, also on a socket that was closed meanwhile.
+_LATE_TRY: Final = "Exception in callback BaseSelectorEventLoop._start_serving("
 _SECONDS_BETWEEN_LINES: Final = 1.0
 _log = logging.getLogger("surelock.server")
 
@@ -53,6 +55,8 @@ class LoopErrors:
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Tell of one; see `loop.call_exception_handler`."""
         error = context.get("exception")
+        if str(context.get("message")).startswith(_LATE_TRY):
+            return
         if not isinstance(error, OSError) or error.errno not in _NONE_LEFT or "socket" not in context:
             loop.default_exception_handler(context)
             return
