@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from studies.study import Result, Row
 
-NUM_COLOURS = 96
-
 
 def write_result(folder: Path, result: Result, command: str) -> list[Path]:
     """Write NAME.md, a CSV file for each table, the pictures and, last, NAME.json; returns the paths."""
@@ -106,7 +104,8 @@ def png(figure: Figure) -> bytes:
     drawn, small = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "surelock"}):
         figure.savefig(drawn, format="png", dpi=130)
-    Image.open(drawn).convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    palette = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
