@@ -43,22 +43,16 @@ class Damage:
     def row(self) -> Row:
         """Columns of a table."""
         return {
-            "active_ratio": self.active / self.possible,
-            "locks": self.locks,
-            "frozen": self.frozen,
-            "masked_rows": self.rows,
-            "flip_rate": self.flips / self.rows,
-            "kl_per_row": self.kl / self.rows,
+            "active_ratio": self.active / self.possible, "locks": self.locks, "frozen": self.frozen,
+            "masked_rows": self.rows, "flip_rate": self.flips / self.rows, "kl_per_row": self.kl / self.rows,
             "kl_per_frozen": self.kl / self.frozen if self.frozen else None,
-        }
+        }  # fmt: skip
 
 
 def measure_damage(
-    bench: Bench,
-    canvases: Sequence[Sequence[int]],
-    params: SamplingParams,
+    bench: Bench, canvases: Sequence[Sequence[int]], params: SamplingParams,
     policies: Mapping[str, Callable[[], Policy]],
-) -> dict[str, Damage]:
+) -> dict[str, Damage]:  # fmt: skip
     """Each policy repeats the decisions of a run without locks; canvases are of one length.
 
     Every batch holds that run too, so that both sides are computed by the same products.
@@ -76,12 +70,9 @@ def measure_damage(
 
 
 def _measure(
-    decoder: DenseDecoder,
-    canvases: Sequence[Sequence[int]],
-    params: SamplingParams,
-    policies: Mapping[str, Callable[[], Policy]],
-    found: dict[str, Damage],
-) -> None:
+    decoder: DenseDecoder, canvases: Sequence[Sequence[int]], params: SamplingParams,
+    policies: Mapping[str, Callable[[], Policy]], found: dict[str, Damage],
+) -> None:  # fmt: skip
     num, copies = len(canvases), len(policies) + 1
     free = decoder.run(canvases, params, rule=Policy().lock)
     forced = Record(
@@ -117,10 +108,7 @@ def _of_step(step: DenseStep, num: int) -> dict[str, Tensor]:
         divergence = kl_from_logits(step.logits[own % num, where], step.logits[own, where]).kl
         moved.index_add_(0, own, divergence.double())
     return {
-        "rows": step.masked.sum(1),
-        "flips": flipped.sum(1),
-        "kl": moved,
-        "frozen": (step.locked & ~step.refreshed).sum(1),
-        "active": step.num_active,
+        "rows": step.masked.sum(1), "flips": flipped.sum(1), "kl": moved,
+        "frozen": (step.locked & ~step.refreshed).sum(1), "active": step.num_active,
         "locks": step.newly_locked.sum(1),
-    }
+    }  # fmt: skip

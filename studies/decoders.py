@@ -153,15 +153,11 @@ def _of_output(output: RequestOutput, params: SamplingParams) -> Decoded:
     stats = output.stats
     exact, full = (stats.flops[mode] for mode in ("exact", "full"))
     return Decoded(
-        text=output.text,
-        kept=output.token_ids,
+        text=output.text, kept=output.token_ids,
         generated=output.canvas_token_ids[len(output.canvas_token_ids) - params.max_tokens :],
-        num_positions=len(output.canvas_token_ids),
-        num_steps=stats.steps,
-        rows=stats.active_rows,
-        exact=(exact["locked"], exact["base"]),
-        full=(full["locked"], full["base"]),
-    )
+        num_positions=len(output.canvas_token_ids), num_steps=stats.steps, rows=stats.active_rows,
+        exact=(exact["locked"], exact["base"]), full=(full["locked"], full["base"]),
+    )  # fmt: skip
 
 
 def _by_policies(bench: Bench, cases: Sequence[Case], decoders: Sequence[Decoder]) -> list[list[Decoded]]:
@@ -249,18 +245,11 @@ def run_policies(
         row_cost, masked = cost.transformer(len(row)), cost.head * of["masked"][index]
         locked, base = of["active"][index] * row_cost, num_steps * len(row) * row_cost
         yield Decoded(
-            text="" if llm.tokenizer is None else llm.tokenizer.decode(kept),
-            kept=kept,
-            generated=generated,
-            num_positions=len(row),
-            num_steps=num_steps,
-            rows=[of["active"][index]],
-            exact=(locked, base),
-            full=(locked + masked + 2 * cost.head * tested[index], base + masked),
-            refreshed=of["refreshed"][index],
-            locks=of["locks"][index],
-            unlocks=of["unlocks"][index],
-        )
+            text="" if llm.tokenizer is None else llm.tokenizer.decode(kept), kept=kept, generated=generated,
+            num_positions=len(row), num_steps=num_steps, rows=[of["active"][index]], exact=(locked, base),
+            full=(locked + masked + 2 * cost.head * tested[index], base + masked), refreshed=of["refreshed"][index],
+            locks=of["locks"][index], unlocks=of["unlocks"][index],
+        )  # fmt: skip
 
 
 def _before_end(llm: LLM, token_ids: list[int]) -> list[int]:

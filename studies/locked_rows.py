@@ -94,21 +94,13 @@ def _of_part(
         ratio, decay = kl / before, np.sqrt(before / own)
     ratio = np.where(after, ratio, 0.0)
     return LockedRows(
-        is_prompt=run.committed_at[canvas, position] == 0,
-        kl=own,
-        uncertainty=at_lock(run.uncertainty),
-        tv=at_lock(run.tv),
-        log_gap=at_lock(run.log_gap),
-        token_gap=at_lock(run.token_gap),
-        flipped=run.flipped[index, canvas, position],
-        rho=fitted_rho(kl, since),
-        rho_needed=ratio.max(0),
-        rising=(ratio > 1.0).sum(0) / np.maximum(num_after, 1),
-        tail=np.where(after, decay, 0.0).sum(0),
-        tv_sum=np.where(after, np.sqrt(kl / 2), 0.0).sum(0),
-        lagged=(moved / np.sqrt(before)).max(0),
+        is_prompt=run.committed_at[canvas, position] == 0, kl=own, uncertainty=at_lock(run.uncertainty),
+        tv=at_lock(run.tv), log_gap=at_lock(run.log_gap), token_gap=at_lock(run.token_gap),
+        flipped=run.flipped[index, canvas, position], rho=fitted_rho(kl, since), rho_needed=ratio.max(0),
+        rising=(ratio > 1.0).sum(0) / np.maximum(num_after, 1), tail=np.where(after, decay, 0.0).sum(0),
+        tv_sum=np.where(after, np.sqrt(kl / 2), 0.0).sum(0), lagged=(moved / np.sqrt(before)).max(0),
         unlagged=(moved / np.sqrt(kl)).max(0),
-    )
+    )  # fmt: skip
 
 
 def fitted_rho(kl: Reals, where: NDArray[np.bool_]) -> Reals:

@@ -113,16 +113,11 @@ def paper_cost(found: Outcome) -> Row:
         paper = {name: value + weight * of_batch[name] for name, value in paper.items()}
     return {
         "active_ratio": sum(run.active for run in found.runs) / sum(run.possible for run in found.runs),
-        "masked_floor": floor / base,
-        "exact_base": base,
-        "exact_locked": locked,
-        "exact_ratio": locked / base,
+        "masked_floor": floor / base, "exact_base": base, "exact_locked": locked, "exact_ratio": locked / base,
         "full_ratio": sum(run.full[0] for run in found.runs) / sum(run.full[1] for run in found.runs),
-        "paper_active_ratio": paper["active_ratio"] / total,
-        "paper_base": paper["base"] / total,
-        "paper_locked": paper["locked"] / total,
-        "paper_ratio": paper["locked"] / paper["base"],
-    }
+        "paper_active_ratio": paper["active_ratio"] / total, "paper_base": paper["base"] / total,
+        "paper_locked": paper["locked"] / total, "paper_ratio": paper["locked"] / paper["base"],
+    }  # fmt: skip
 
 
 def batches(num: int) -> list[slice]:
@@ -135,14 +130,10 @@ def quality(found: Outcome) -> Row:
     scores, before = (_scores(found, runs) for runs in (found.runs, found.baseline))
     ratio = perplexity_ratio(scores, before, seed=found.bench.seed)
     return {
-        "gen_ppl": perplexity(scores),
-        "ppl_ratio": ratio.value,
-        "ppl_ratio_low": ratio.low,
-        "ppl_ratio_high": ratio.high,
-        "distinct_3": fmean(distinct_n(run.generated, 3) for run in found.runs),
-        "entropy": fmean(entropy(run.generated) for run in found.runs),
-        "agreement": same_tokens(found),
-    }
+        "gen_ppl": perplexity(scores), "ppl_ratio": ratio.value, "ppl_ratio_low": ratio.low,
+        "ppl_ratio_high": ratio.high, "distinct_3": fmean(distinct_n(run.generated, 3) for run in found.runs),
+        "entropy": fmean(entropy(run.generated) for run in found.runs), "agreement": same_tokens(found),
+    }  # fmt: skip
 
 
 def right(found: Outcome) -> Row:

@@ -2,7 +2,7 @@
 
 A number counts as measured if it has a decimal point, an exponent or a percent sign. It is right if a value of a file
 that its paragraph or the page links rounds to it, as it is, in percent, or without its sign. A number with its
-interval, such as `0.11 (0.06 to 0.16)`, is right only if one row of a table, or one sentence of a result, has all three.
+interval, such as `0.11 (0.06 to 0.16)`, is right only if one row of a table or one sentence of a result has all three.
 """
 
 from __future__ import annotations

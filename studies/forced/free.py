@@ -93,13 +93,10 @@ def _row(prompt: int, unlocked: Path, locked: Path, control: Path | None, step: 
         return sum(unlocked.tokens[p] == path.tokens[p] for p in generated) / len(generated)
 
     return {
-        "prompt": prompt,
-        "first_difference": step,
-        "difference": None if step is None else "token" if rewritten else "order",
-        "agreement": agreement(locked),
-        "control_agreement": 1.0 if step is None else agreement(control),
-        "active_ratio": locked.active_ratio,
-    }
+        "prompt": prompt, "first_difference": step,
+        "difference": None if step is None else "token" if rewritten else "order", "agreement": agreement(locked),
+        "control_agreement": 1.0 if step is None else agreement(control), "active_ratio": locked.active_ratio,
+    }  # fmt: skip
 
 
 def _add_spread(record: Record, kind: str, prompt: int, unlocked: Path, path: Path, step: int) -> None:

@@ -185,14 +185,11 @@ def describe_lock(side: LockedSide, classes: Tensor, index: int, position: int) 
     """Where, when and how a position of canvas `index` locked."""
     locks = side.locks
     return {
-        "position": position,
-        "lock_class": LOCK_CLASSES[int(classes[index, position])],
-        "locked_at": int(locks.at[index, position]),
-        "steps_since": int(side.since[index, position]),
-        "age_at_lock": int(locks.age[index, position]),
-        "kl_at_lock": float(locks.kl[index, position]),
+        "position": position, "lock_class": LOCK_CLASSES[int(classes[index, position])],
+        "locked_at": int(locks.at[index, position]), "steps_since": int(side.since[index, position]),
+        "age_at_lock": int(locks.age[index, position]), "kl_at_lock": float(locks.kl[index, position]),
         "uncertainty_at_lock": float(locks.uncertainty[index, position]),
-    }
+    }  # fmt: skip
 
 
 def freeze_only(twin: TwinStep, record: Record, group: Group, frozen: Frozen, prompts: Sequence[int]) -> None:
@@ -227,20 +224,11 @@ def _describe_flip(flip: Flip, side: LockedSide, classes: Tensor, index: int) ->
     guilty = flip.blame.guilty
     worst = describe_lock(side, classes, index, guilty[0]) if guilty else {}
     return {
-        "position": flip.position,
-        "kl": flip.kl,
-        "fresh_token": flip.fresh_token,
-        "locked_token": flip.locked_token,
-        "num_locks": len(distances),
-        "num_guilty": len(guilty),
-        "alone": flip.blame.alone,
-        "guilty": " ".join(map(str, guilty[:8])),
-        "guilty_distance": guilty[0] - flip.position if guilty else None,
-        "nearest_lock": int(distances.min()),
-        "median_lock": float(distances.double().median()),
-        "guilty_class": worst.get("lock_class"),
-        "guilty_locked_at": worst.get("locked_at"),
-        "guilty_steps_since": worst.get("steps_since"),
-        "guilty_kl_at_lock": worst.get("kl_at_lock"),
+        "position": flip.position, "kl": flip.kl, "fresh_token": flip.fresh_token, "locked_token": flip.locked_token,
+        "num_locks": len(distances), "num_guilty": len(guilty), "alone": flip.blame.alone,
+        "guilty": " ".join(map(str, guilty[:8])), "guilty_distance": guilty[0] - flip.position if guilty else None,
+        "nearest_lock": int(distances.min()), "median_lock": float(distances.double().median()),
+        "guilty_class": worst.get("lock_class"), "guilty_locked_at": worst.get("locked_at"),
+        "guilty_steps_since": worst.get("steps_since"), "guilty_kl_at_lock": worst.get("kl_at_lock"),
         "guilty_uncertainty_at_lock": worst.get("uncertainty_at_lock"),
-    }
+    }  # fmt: skip

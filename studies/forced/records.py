@@ -90,13 +90,10 @@ class GroupRecord:
     def row(self) -> Row:
         """Columns of a table."""
         return {
-            "canvas_steps": self.num_steps,
-            "locks": self.per_lock.number,
-            "masked_rows": self.num_rows,
-            "kl_mean": self.per_lock.amount / max(self.num_rows, 1),
-            **self.per_lock.mean("kl_per_lock"),
+            "canvas_steps": self.num_steps, "locks": self.per_lock.number, "masked_rows": self.num_rows,
+            "kl_mean": self.per_lock.amount / max(self.num_rows, 1), **self.per_lock.mean("kl_per_lock"),
             "flip_rate": self.num_flips / max(self.num_rows, 1),
-        }
+        }  # fmt: skip
 
 
 def _groups() -> defaultdict[Group, GroupRecord]:

@@ -119,24 +119,16 @@ def _state(state: str, moves: Moves, num_flips: Array, likeness: Likeness) -> Ro
     random = np.random.default_rng(0).permutation(moves.now)
     others = random != moves.now
     return {
-        "state": state,
-        "rows": len(flipped),
-        "flips": int(flipped.sum()),
-        "flip_rate": _share(flipped),
-        "near_tie_share": _share(moves.near_tie),
-        "swapped_share": _share(moves.swapped[flipped]),
-        "returned_share": _share(moves.returned[flipped]),
-        "stable_flips": int((flipped & small).sum()),
-        "stable_flip_rate": _share(flipped[small]),
-        "stable_share_of_flips": _share(small[flipped]),
-        "kl_median_of_flips": _median(moves.kl[flipped]),
-        "positions": len(num_flips),
-        "positions_that_change": _share(num_flips >= 1),
-        "positions_that_alternate": _share(num_flips >= 2),
+        "state": state, "rows": len(flipped), "flips": int(flipped.sum()), "flip_rate": _share(flipped),
+        "near_tie_share": _share(moves.near_tie), "swapped_share": _share(moves.swapped[flipped]),
+        "returned_share": _share(moves.returned[flipped]), "stable_flips": int((flipped & small).sum()),
+        "stable_flip_rate": _share(flipped[small]), "stable_share_of_flips": _share(small[flipped]),
+        "kl_median_of_flips": _median(moves.kl[flipped]), "positions": len(num_flips),
+        "positions_that_change": _share(num_flips >= 1), "positions_that_alternate": _share(num_flips >= 2),
         "cosine_of_flips": _median(likeness(moves.before[flipped], moves.now[flipped])),
         "cosine_of_stable_flips": _median(likeness(moves.before[flipped & small], moves.now[flipped & small])),
         "cosine_of_random_pairs": _median(likeness(random[others], moves.now[others])),
-    }
+    }  # fmt: skip
 
 
 def _bins(state: str, moves: Moves) -> list[Row]:

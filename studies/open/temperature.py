@@ -49,12 +49,9 @@ def grid(bench: Bench, settings: Settings) -> list[Cell]:
         measures=(quality, rows_computed),
     )
     of_problems = Comparison(
-        table="temperature_tasks",
-        points=places,
-        workload=lambda at: noisy(asked, at, bench.seed),
-        decoders=lambda at: rules,
-        measures=(right, rows_computed),
-    )
+        table="temperature_tasks", points=places, workload=lambda at: noisy(asked, at, bench.seed),
+        decoders=lambda at: rules, measures=(right, rows_computed),
+    )  # fmt: skip
     return [*of_texts.cells(bench), *of_problems.cells(bench)]
 
 
