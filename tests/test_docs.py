@@ -74,10 +74,11 @@ def test_named_files_and_folders_exist(document: Path) -> None:
 
 @cache
 def definitions() -> dict[str, list[str]]:
-    """Modules that define each class, function and constant of the package at their top level."""
+    """Modules that define each class, function and constant of the package and the studies at their top level."""
     found = defaultdict(list)
-    for file in SOURCE.rglob("*.py"):
-        module = ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for file in [*SOURCE.rglob("*.py"), *(ROOT / "studies").rglob("*.py")]:
+        home = SOURCE.parent if file.is_relative_to(SOURCE) else ROOT
+        module = ".".join(file.relative_to(home).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 found[node.name].append(module)
@@ -103,7 +104,7 @@ def python_names(spans: list[str]) -> Iterator[str]:
 def test_dotted_python_names_resolve(document: Path) -> None:
     for name in python_names(code_spans(document)):
         first, *attributes = name.split(".")
-        if first == "surelock" and attributes:
+        if first in ("surelock", "studies") and attributes:
             resolve_name(name)
         elif first in definitions() and attributes:
             values = [getattr(import_module(module), first) for module in definitions()[first]]
@@ -119,7 +120,7 @@ def test_class_names_are_ours(document: Path) -> None:
 
 def test_headings_named_in_the_source_exist() -> None:
     cited = set()
-    for file in sorted([*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+    for file in sorted([*SOURCE.rglob("*.py"), *(ROOT / "tests").rglob("*.py"), *(ROOT / "studies").rglob("*.py")]):
         # Across line breaks and comment signs.
         text = re.sub(r"\s*\n[\s#]*", " ", file.read_text())
         for name, heading in re.findall(r'\b(docs/\w+\.md)(?:, "([^"]+)")?', text):
@@ -158,3 +159,18 @@ def test_named_commands_and_options_exist() -> None:
             assert used <= known, f"{document.name}: surelock {name} has no {', '.join(sorted(used - known))}"
             num_commands += 1
     assert num_commands
+
+
+def test_named_studies_and_settings_exist() -> None:
+    from studies.__main__ import find, parse_settings, parser
+
+    num_commands = 0
+    for document in [*PAGES, ROOT / "README.md"]:
+        fenced = "\n".join(FENCE.findall(document.read_text())).splitlines()
+        for line in [text for text in [*fenced, *code_spans(document)] if text.startswith("python -m studies ")]:
+            given = parser().parse_args(shlex.split(line)[3:])
+            studies = [study for name in given.names if name != "list" for study in find(name)]
+            for field, _, value in (change.partition("=") for change in given.changes):
+                assert any(parse_settings(study, {field: value}) for study in studies), f"{document.name}: {line}"
+            num_commands += 1
+    assert num_commands > 10

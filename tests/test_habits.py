@@ -72,13 +72,19 @@ def imported_packages(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("src", USERS_EXTRAS), ("tests", [*USERS_EXTRAS, "test"]), ("training", [*USERS_EXTRAS, "test"])],
+    [
+        ("src", USERS_EXTRAS),
+        ("tests", [*USERS_EXTRAS, "test"]),
+        ("training", [*USERS_EXTRAS, "test"]),
+        ("studies", USERS_EXTRAS),
+    ],
 )
 def test_every_imported_package_is_declared(project: dict[str, Any], folder: str, extras: list[str]) -> None:
     optional = project["project"]["optional-dependencies"]
     requirements = [*project["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
-    # A part of pydantic with a name of its own, which pydantic pins; and triton, which torch's CUDA builds bring.
-    undeclared = {"pydantic_core", "triton", "surelock", "tests", "training"}
+    # A part of pydantic with a name of its own, which pydantic pins; triton, which torch's CUDA builds bring; Pillow,
+    # which matplotlib writes PNG with.
+    undeclared = {"pydantic_core", "triton", "PIL", "surelock", "tests", "training", "studies"}
     declared = {import_name(requirement) for requirement in requirements} | undeclared
     imported = {name for file in (ROOT / folder).rglob("*.py") for name in imported_packages(file)}
     assert not imported - sys.stdlib_module_names - declared

@@ -1,4 +1,4 @@
-"""`surelock eval text`, `mt-bench` and `harness`: what they print, write and refuse. The model is the embedded one."""
+"""`surelock eval text` and `harness`: what they print, write and refuse. The model is the embedded one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def llm() -> LLM:
 
 @pytest.fixture
 def run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for command in ("eval_text", "eval_mt_bench", "eval_harness"):
+    for command in ("eval_text", "eval_harness"):
         monkeypatch.setattr(f"surelock.cli.{command}.load_llm", lambda *_: llm)
     return lambda *arguments: CliRunner().invoke(app, ["eval", *map(str, arguments)], catch_exceptions=False)
 
@@ -102,18 +102,6 @@ def test_infill_fills_gaps(run: Run, tmp_path: Path) -> None:
 )
 def test_text_refuses_in_one_line(run: Run, arguments: list[str], fragment: str) -> None:
     assert_one_line_error(run("text", *arguments), fragment)
-
-
-def test_mt_bench_writes_fastchats_answers(run: Run, tmp_path: Path) -> None:
-    questions, out = tmp_path / "question.jsonl", tmp_path / "answers.jsonl"
-    questions.write_text('{"question_id": 81, "category": "writing", "turns": ["Hello.", "Again."]}\n')
-    result = run("mt-bench", "--questions", questions, "--out", out, "-n", 4, "--model-id", "demo")
-    assert result.exit_code == 0, result.stderr
-    assert result.stdout == ""
-    (answer,) = [json.loads(line) for line in out.read_text().splitlines()]
-    assert (answer["question_id"], answer["model_id"], len(answer["choices"][0]["turns"])) == (81, "demo", 2)
-    missing = run("mt-bench", "--questions", tmp_path / "missing", "--out", out)
-    assert_one_line_error(missing, "missing cannot be read")
 
 
 def test_the_harness_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

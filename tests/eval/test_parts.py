@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,11 +15,8 @@ from torch import Tensor
 from surelock.eval import dense, parts
 from surelock.eval.parts import row_parts, rows_at_a_time
 from surelock.eval.trace import trace
-from surelock.eval.twin import compare, oscillation
-from surelock.eval.twin.lockstep import teacher_forced
-from surelock.experiments.sweep import damage
-from surelock.experiments.sweep.policies import ByKL
-from surelock.experiments.sweep.together import Variant
+from surelock.eval.twin import compare
+from surelock.eval.twin.lockstep import self_paced
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import tiny_model
 
@@ -39,20 +37,16 @@ def _traced() -> dict[str, Any]:
     return {name: getattr(found, name) for name in ("kl", "logit_step", "log_step", "tv", "log_gap", "token_gap")}
 
 
-def _remembered() -> dict[str, Any]:
-    history = oscillation.History()
-    for twin in teacher_forced(tiny_model(), CANVASES, PARAMS, {}):
-        history.take(twin)
-    return history.tops._asdict()
+def _compared() -> dict[str, Any]:
+    params = SamplingParams(max_tokens=6, lock=LockParams(kl_threshold=0.2))
+    kl = [
+        compare.compare(step.fresh_logits.flatten(0, 1), step.sides["locked"].step.logits.flatten(0, 1), 47).kl
+        for step in self_paced(tiny_model(), CANVASES, params)
+    ]
+    return {"kl": torch.cat(kl).numpy()}
 
 
-def _damaged() -> dict[str, Any]:
-    variant = Variant("locks", lambda: ByKL(LockParams(kl_threshold=0.2)))
-    found = damage.measure_damage(tiny_model(), CANVASES, PARAMS, [variant])["locks"]
-    return {"kl": found.kl, "rows": found.rows, "locks": found.locks}
-
-
-@pytest.mark.parametrize("measure", [_traced, _remembered, _damaged])
+@pytest.mark.parametrize("measure", [_traced, _compared])
 def test_small_parts_measure_the_same(measure: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure()
     bound = 4 * tiny_model().config.embedding_size
@@ -66,7 +60,7 @@ def test_small_parts_measure_the_same(measure: Callable[[], dict[str, Any]], mon
         return counted
 
     monkeypatch.setattr(parts, "PART_ELEMENTS", bound)
-    for module in (dense, oscillation, damage, compare):
+    for module in (dense, compare):
         if hasattr(module, "kl_from_logits"):
             monkeypatch.setattr(module, "kl_from_logits", spy(module.kl_from_logits))
     for name, values in measure().items():

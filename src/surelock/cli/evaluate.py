@@ -5,11 +5,8 @@ from __future__ import annotations
 import typer
 
 from surelock.cli.eval_harness import harness
-from surelock.cli.eval_mt_bench import mt_bench
 from surelock.cli.eval_tasks import tasks
 from surelock.cli.eval_text import text
-from surelock.cli.eval_theorem import theorem
-from surelock.cli.eval_twin import twin
 
 evaluate = typer.Typer(
     name="eval",
@@ -18,7 +15,4 @@ evaluate = typer.Typer(
 )
 evaluate.command()(tasks)
 evaluate.command()(text)
-evaluate.command()(theorem)
-evaluate.command()(twin)
-evaluate.command()(mt_bench)
 evaluate.command()(harness)

@@ -15,11 +15,9 @@ from surelock.cli.calibrate import calibrate
 from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
 from surelock.cli.evaluate import evaluate
-from surelock.cli.experiment import experiment
 from surelock.cli.explain import explain
 from surelock.cli.generate import generate
 from surelock.cli.infill import InfillCommand, infill
-from surelock.cli.report import report
 from surelock.cli.run_batch import run_batch
 from surelock.cli.serve import serve
 from surelock.cli.terminal import open_standard_streams, report_error
@@ -76,8 +74,6 @@ app.command()(explain)
 app.command()(calibrate)
 app.add_typer(bench)
 app.add_typer(evaluate)
-app.command()(experiment)
-app.command()(report)
 app.command()(run_batch)
 app.command()(doctor)
 

@@ -13,9 +13,9 @@ from surelock.eval.dense import DenseDecoder, Recorder
 from surelock.eval.dense_state import Record
 from surelock.eval.explain.case import Case, Damage, Guilty, Position
 from surelock.eval.twin.compare import compare
-from surelock.eval.twin.free import decode_paths
 from surelock.eval.twin.guilty import Blame, Flip, Scene, find_guilty, find_guilty_of_choice
 from surelock.eval.twin.lockstep import Locks, self_paced
+from surelock.eval.twin.paths import decode_paths
 from surelock.llm import LLM
 from surelock.params import SamplingParams
 from surelock.prompts import Prompt

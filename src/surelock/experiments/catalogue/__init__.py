@@ -1,1 +1,0 @@
-"""One file for each experiment: whatever module here has an `EXPERIMENT` is one."""

@@ -1,0 +1,213 @@
+"""`python -m studies list | NAME ... | all`: measure studies and write their results."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from studies.bench import Bench, Length, Options, parse_length
+from studies.journal import Journal
+from studies.progress import Progress
+from studies.results import write_result
+from studies.study import Study, run_study, written
+from surelock import LLM
+from surelock.config import EngineConfig
+from surelock.errors import ParameterError, SureLockError, shown
+
+DESCRIPTION = """Measure studies of locking: tables, pictures and a page each.
+
+`list` shows the studies and their settings, `all` measures the paper's six, `open` the questions it left open. A run
+that is cut off goes on where it was: give the same command again."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser("python -m studies", description=DESCRIPTION)
+    add = found.add_argument
+    add("names", nargs="+", metavar="list|all|open|NAME", help="names or numbers, as `list` shows them")
+    add("--quick", action="store_true", help="small settings: minutes on a CPU, and nothing follows from them")
+    add("--set", dest="changes", action="append", default=[], metavar="FIELD=VALUE",
+        help="a setting in place of the study's own: lengths=64,128/64")  # fmt: skip
+    add("--model", "-m", help="hub id or folder of a checkpoint; default: the embedded model")
+    add("--revision", help="of a hub id")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="default: chosen for the device")
+    add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    add("--offline", action="store_true", help="read models from files that are there")
+    add("--prompts", type=Path, help='JSON lines with "turns" (MT-Bench), "prompt" or "text", or text, one a line; '
+        "default: held-out text and problems of the package")  # fmt: skip
+    add("--judge", help="causal language model for Gen-PPL; default: a small one in the package")
+    add("--seed", type=int, default=0, help="of drawn problems and of the bootstrap")
+    add("--out", type=Path, default=Path("results"), help="folder for the results, one below it for each study")
+    return found
+
+
+def main(given: argparse.Namespace, command: str) -> None:
+    """Measure what is asked for.
+
+    Raises:
+        SureLockError: something cannot be measured as it is asked for.
+    """
+    names: list[str] = given.names
+    if names == ["list"]:
+        for study in everything():
+            told = " ".join(
+                f"{field.name}={_text(getattr(study.settings, field.name))}" for field in fields(study.settings)
+            )
+            print(f"{study.number:>4}  {study.name:<17} {study.title}\n      {told}")
+        return
+    chosen = [study for name in names for study in find(name)]
+    values = dict(_split(text) for text in given.changes)
+    changed = {study.name: parse_settings(study, values) for study in chosen}
+    for field in values:
+        if not any(field in of_study for of_study in changed.values()):
+            known = ", ".join(dict.fromkeys(each.name for study in chosen for each in fields(study.settings)))
+            raise ParameterError(f"--set names {shown(field)}; {', '.join(names)} has the settings {known}")
+    from surelock.result_folder import check_folder
+
+    check_folder(given.out)
+    device = _device(given.device)
+    options = Options(
+        quick=given.quick, prompts=given.prompts, judge=given.judge, seed=given.seed, offline=given.offline,
+        device=device, dtype=None if given.dtype is None else getattr(torch, given.dtype),
+    )  # fmt: skip
+    progress = Progress.of_process()
+    bench, without = None, Bench(None, options)
+    for study in chosen:
+        if study.needs_model and bench is None:
+            bench = Bench(_load(given, device), options)
+        own = bench if study.needs_model and bench is not None else without
+        _measure(study, own, changed[study.name], given.out / study.folder, command, progress)
+
+
+def _measure(
+    study: Study[Any], bench: Bench, changes: dict[str, Any], folder: Path, command: str, progress: Progress
+) -> None:
+    # Beside the folder: an older result that is whole outlives a run that is cut off.
+    path = folder.with_name(f"{folder.name}.partial.jsonl")
+    journal = Journal(path)
+    try:
+        result = run_study(study, bench, journal, changes=changes, progress=progress)
+    except BaseException:
+        progress.stop()
+        if path.is_file():
+            print(
+                f"{study.name}: stopped; what was measured is in {path}, and the same command goes on from there",
+                file=sys.stderr,
+            )
+        raise
+    progress.stop()
+    written_page, *_ = sorted(write_result(folder, result, command), key=lambda each: each.suffix != ".md")
+    journal.remove()
+    for line in result.left_out:
+        print(f"{study.name}: left out: {line}", file=sys.stderr)
+    print(written_page)
+
+
+def everything() -> tuple[Study[Any], ...]:
+    """All studies, the paper's first."""
+    from studies import open as open_questions
+    from studies import paper
+
+    return (*paper.STUDIES, *open_questions.STUDIES)
+
+
+def find(name: str) -> tuple[Study[Any], ...]:
+    """The studies that a name, a number, `all` or `open` stands for.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    from studies import open as open_questions
+    from studies import paper
+
+    if name == "all":
+        return paper.STUDIES
+    if name == "open":
+        return open_questions.STUDIES
+    numbered = {study.number: study for study in paper.STUDIES}
+    found = {study.name: study for study in everything()} | numbered
+    if name not in found:
+        names = ", ".join(study.name for study in everything())
+        raise ParameterError(f"the study is {shown(name)}; use {names}, all, open or list")
+    return (found[name],)
+
+
+def parse_settings(study: Study[Any], given: dict[str, str]) -> dict[str, Any]:
+    """Values of the study's settings from text; those it does not have are for another study.
+
+    Raises:
+        ParameterError: a value is not of the setting's kind.
+    """
+    known = {field.name: getattr(study.settings, field.name) for field in fields(study.settings)}
+    return {name: _parsed(name, text, known[name]) for name, text in given.items() if name in known}
+
+
+def _parsed(name: str, text: str, like: object) -> object:
+    if isinstance(like, tuple):
+        kind = next((one for one in like if one is not None), "")
+        return tuple(_parsed(name, part, kind) for part in text.split(","))
+    try:
+        if text == "none":
+            return None
+        if isinstance(like, Length):
+            return parse_length(text)
+        return type(like)(text)  # type: ignore[call-arg]
+    except ParameterError as error:
+        raise ParameterError(f"--set {name}: {error}") from None
+    except ValueError:
+        raise ParameterError(f"--set {name} is {shown(text)}; write it like {_text(like)}") from None
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not value:
+        raise ParameterError(f"--set is {shown(text)}; write FIELD=VALUE, for example lengths=64,128/64")
+    return name.strip(), value.strip()
+
+
+def _text(value: object) -> str:
+    plain = written(value)
+    return ",".join(map(_text, plain)) if isinstance(plain, list) else "none" if plain is None else f"{plain}"
+
+
+def _device(name: str | None) -> torch.device:
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise ParameterError(
+            f"--device is {shown(chosen)}, which this torch cannot use; use cpu, cuda or cuda:N"
+        ) from None
+    return torch.device(chosen)
+
+
+def _load(given: argparse.Namespace, device: torch.device) -> LLM:
+    # Launching a step costs a GPU more than the rows of a small model do, so many requests share one.
+    config = EngineConfig(max_batch_size=512, max_rows=1 << 17) if device.type == "cuda" else EngineConfig()
+    return LLM(
+        given.model, dtype=given.dtype, device=str(device), revision=given.revision,
+        offline=True if given.offline else None, engine_config=config,
+    )  # fmt: skip
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit status: 0, 1 or 2 with one line on stderr, 130 if it was interrupted."""
+    try:
+        main(parser().parse_args(arguments), shlex.join(["python", "-m", "studies", *arguments]))
+    except SureLockError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

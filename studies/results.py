@@ -1,0 +1,116 @@
+"""Result files: a page, JSON, a CSV file for each table, pictures. Older results are read as well."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studies.study import shown
+from surelock.environment import environment
+from surelock.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from studies.study import Result, Row
+
+
+def write_result(folder: Path, result: Result, command: str) -> list[Path]:
+    """Write NAME.md, a CSV file for each table, the pictures and, last, NAME.json; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study, machine = result.study, environment()
+    tables = {table: result.rows[table.name] for table in study.tables if result.rows[table.name]}
+    files = {f"{table.name}.csv": table_csv(rows).encode() for table, rows in tables.items()}
+    pictures = []
+    for plot in study.plots:
+        figure = plot.draw(result.rows)
+        if figure is not None:
+            files[f"{plot.name}.png"] = png(figure)
+            pictures.append({"name": plot.name, "caption": plot.caption})
+    content = {
+        "experiment": study.number,
+        "name": study.name,
+        "title": study.title,
+        "command": command,
+        "environment": machine,
+        "method": result.method,
+        "facts": result.facts,
+        "left_out": result.left_out,
+        "tables": [
+            {
+                "name": table.name,
+                "caption": table.caption,
+                "columns": table.columns.split() or list(dict.fromkeys(name for row in rows for name in row)),
+                "rows": rows,
+            }
+            for table, rows in tables.items()
+            if table.columns is not None
+        ],
+        "pictures": pictures,
+    }
+    files[f"{study.name}.md"] = page(content).encode()
+    # Last: whatever it names is there, also if the run is cut off here.
+    files[f"{study.name}.json"] = (json.dumps(content, indent=1) + "\n").encode()
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    return [folder / name for name in files]
+
+
+def table_csv(rows: list[Row]) -> str:
+    """Every column of the rows, numbers in full; an empty field for none."""
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def page(content: dict[str, Any]) -> str:
+    """The page of a result, from the object of its JSON file."""
+    lines = [f"# {content['title']}", "", content["method"]]
+    for table in content["tables"]:
+        heading = table["name"].replace("_", " ").capitalize()
+        lines += ["", f"## {heading}", "", table["caption"], "", *_markdown_table(table)]
+    for picture in content["pictures"]:
+        lines += ["", f"![{picture['caption']}]({picture['name']}.png)", "", picture["caption"]]
+    if content["left_out"]:
+        lines += ["", "## Left out", "", *(f"- {line}" for line in content["left_out"])]
+    lines += ["", "## Made by", "", f"`{content['command']}`", ""]
+    machine = content["environment"]
+    facts = content["facts"] | {name: machine[name] for name in ("processor", "gpu", "torch", "commit")}
+    lines += [f"- {name.replace('_', ' ')}: {shown(value)}" for name, value in facts.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def read_tables(path: Path) -> dict[str, list[Row]]:
+    """Rows by table of a result's JSON file, those written before studies had their own folder included."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "tables" in content:
+        return {table["name"]: table["rows"] for table in content["tables"]}
+    return {
+        name: rows for name, rows in content.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
+    }
+
+
+def png(figure: Figure) -> bytes:
+    """The figure with a palette of its own colours: a quarter of the size, and nobody sees a difference."""
+    import matplotlib
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "surelock"}):
+        figure.savefig(drawn, format="png", dpi=130)
+    palette = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def _markdown_table(table: dict[str, Any]) -> list[str]:
+    names = [name for name in table["columns"] if any(row.get(name) is not None for row in table["rows"])]
+    lines = [[name.replace("_", " ") for name in names], ["---"] * len(names)]
+    lines += [[shown(row.get(name)).replace("|", "\\|") for name in names] for row in table["rows"]]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
