@@ -24,6 +24,7 @@ MIN_HALF_PRECISION_KL: Final = 1e-6
 LOCK_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "default": {},
+        "careful": {"refresh": 6},
         "paper": {"kl_threshold": 5e-4, "confidence_percentile": 20, "min_visible_steps": 0},
     }
 )
@@ -105,6 +106,11 @@ class LockParams:
     def paper(cls, kl_threshold: float = 5e-4) -> LockParams:
         """The paper's literal rule: confidence gate at m = 20 %, and a position may lock as it is unmasked."""
         return cls(**{**LOCK_PRESETS["paper"], "kl_threshold": kl_threshold})
+
+    @classmethod
+    def careful(cls, kl_threshold: float = 5e-4) -> LockParams:
+        """Locked positions are computed once more in every sixth step (docs/findings/default_rule.md)."""
+        return cls(**{**LOCK_PRESETS["careful"], "kl_threshold": kl_threshold})
 
     @classmethod
     def calibrated(

@@ -96,6 +96,19 @@ def test_masked_rows_have_the_logits_of_a_locked_run(lock: LockParams) -> None:
     assert num_read > 20
 
 
+def test_the_refresh_of_the_rule_is_that_of_the_oracle() -> None:
+    lock = LockParams(kl_threshold=0.5, refresh=3)
+    params = SamplingParams(max_tokens=16, lock=lock)
+    (canvas,) = prompts(1, 6)
+    run = DenseDecoder(model()).run([canvas], params)
+    oracle = naive_decode(model(), canvas, params, mask_token_id=MASK)
+    assert oracle.margin > 1e-3
+    assert run.tokens[0].tolist() == oracle.tokens
+    assert [step or None for step in run.locked_at[0].tolist()] == oracle.locked_at
+    plain = DenseDecoder(model()).run([canvas], replace(params, lock=replace(lock, refresh=None)))
+    assert not torch.equal(run.tokens, plain.tokens) or not torch.equal(run.locked_at, plain.locked_at)
+
+
 def test_teacher_forcing_repeats_a_run() -> None:
     params = SamplingParams(max_tokens=16, lock=None)
     decoder, canvases = DenseDecoder(model()), prompts(3, 5)

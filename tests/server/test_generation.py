@@ -39,6 +39,7 @@ def text_of(server: Running, **fields: Any) -> str:
         ({"cfg_scale": 1.5}, SamplingParams(max_tokens=8, cfg_scale=1.5)),
         ({"preset": "off"}, SamplingParams(max_tokens=8, lock=None)),
         ({"lock": False}, SamplingParams(max_tokens=8, lock=None)),
+        ({"preset": "careful"}, SamplingParams(max_tokens=8, lock=LockParams.careful())),
         ({"preset": "paper"}, SamplingParams(max_tokens=8, lock=LockParams.paper())),
         ({"lock": {"kl_threshold": 0.5}}, SamplingParams(max_tokens=8, lock=LockParams(kl_threshold=0.5))),
         ({"ignore_eos": True}, SamplingParams(max_tokens=8, ignore_eos=True)),

@@ -132,6 +132,8 @@ class DenseDecoder:
             NonFiniteLogitsError: the model's output is NaN or infinite.
         """
         checked = _checked(canvases, params, seeds, forced, self.model.config.max_sequence_length)
+        if refresh is None and rule is None and params.lock is not None:
+            refresh = params.lock.refresh
         return self._steps(
             checked, params, rule, forced, RefreshEvery(refresh) if isinstance(refresh, int) else refresh, unlock
         )

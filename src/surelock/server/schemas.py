@@ -60,7 +60,7 @@ class GenerationRequest(Strict):
     cfg_scale: Annotated[Number, Field(ge=0, le=100)] = 0.0
     unmasking: Unmasking = "low_confidence"
     ignore_eos: bool = False
-    preset: Literal["default", "paper", "off"] = "default"
+    preset: Literal["default", "careful", "paper", "off"] = "default"
     lock: LockFields | bool = LockFields()
     diffusing: bool = False
     mask_char: Annotated[str, Field(min_length=1, max_length=1)] = "░"
