@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
 
 from surelock.params import MAX_STEPS, MAX_STOP_LENGTH, MAX_STOPS, MAX_TOKENS, GateScope, Unmasking
 
+Item = TypeVar("Item")
+# One error for a list, not one for each of its items.
+Items: TypeAlias = Annotated[list[Item], Field(fail_fast=True)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 
@@ -50,7 +53,7 @@ class GenerationRequest(Strict):
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     stop: (
         Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]], Field(max_length=MAX_STOPS)]
+        | Annotated[Items[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]], Field(max_length=MAX_STOPS)]
     ) = Field(default_factory=list)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -83,10 +86,10 @@ class GenerationRequest(Strict):
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
-    prompt: str | list[TokenId] | list[str] | list[list[TokenId]] | None = None
+    prompt: str | Items[TokenId] | Items[str] | Items[Items[TokenId]] | None = None
     suffix: str | None = None
     template: (
-        Annotated[list[StrictStr | Annotated[StrictInt, Field(ge=1)]], Field(min_length=1, max_length=1000)] | None
+        Annotated[Items[StrictStr | Annotated[StrictInt, Field(ge=1)]], Field(min_length=1, max_length=1000)] | None
     ) = None
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
 
@@ -102,13 +105,13 @@ class Message(Strict):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=1000)]
+    content: str | Annotated[Items[TextPart], Field(max_length=1000)]
     # What clients send back of an earlier answer.
     refusal: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: Annotated[Items[Any], Field(max_length=0)] | None = None
     function_call: None = None
     audio: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[Items[Any], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str:
@@ -119,7 +122,7 @@ class Message(Strict):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: StrictBool = False
     top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
@@ -144,7 +147,7 @@ class InfillRequest(GenerationRequest):
 
     input_prefix: str = ""
     input_suffix: str = ""
-    input_extra: Annotated[list[InfillExtra], Field(max_length=256)] = Field(default_factory=list)
+    input_extra: Annotated[Items[InfillExtra], Field(max_length=256)] = Field(default_factory=list)
     prompt: str = ""
     n_predict: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
 
@@ -155,11 +158,11 @@ class TokenizeRequest(Strict):
     model: Annotated[str, Field(max_length=512)] | None = None
     prompt: str | None = None
     content: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=1000)] | None = None
 
 
 class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
     model: Annotated[str, Field(max_length=512)] | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]
+    tokens: Annotated[Items[TokenId], Field(max_length=1 << 20)]
