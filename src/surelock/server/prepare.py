@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from surelock.errors import PromptError, TokenizerError
+from surelock.errors import PromptTooLongError, TokenizerError
 from surelock.llm import LLM
 from surelock.params import SamplingParams
 from surelock.prompts import encode_segments
@@ -211,9 +211,9 @@ def _max_tokens(llm: LLM, num_given: int, wanted: int | None) -> int:
     limit = llm.config.max_sequence_length
     room = limit - num_given
     if room < 1:
-        raise PromptError(f"the prompt has {num_given} positions; the model's limit is {limit}: shorten it")
+        raise PromptTooLongError(f"the prompt has {num_given} positions; the model's limit is {limit}: shorten it")
     if wanted is not None and wanted > room:
-        raise PromptError(
+        raise PromptTooLongError(
             f"the prompt has {num_given} positions and max_tokens is {wanted}, together {num_given + wanted}; the "
             f"model's limit is {limit}: lower max_tokens to at most {room}, or shorten the prompt"
         )

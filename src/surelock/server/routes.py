@@ -75,7 +75,11 @@ async def generate(
     service.check_model(request.model)
     num = num_choices(request)
     if num > service.max_choices:
-        raise bad_request(f"n times prompts is {num}; the limit is {service.max_choices}: send several requests", "n")
+        raise bad_request(
+            f"n times prompts is {num}; the limit is {service.max_choices}: send several requests",
+            "n",
+            "too_many_choices",
+        )
     if format_class is InfillFormat and num > 1:
         raise bad_request(f"n is {request.n}; an infill has one answer: leave it out", "n")
     with_probabilities = asks_for_probabilities(request)

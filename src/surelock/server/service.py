@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -83,6 +83,21 @@ class Service:
     def max_token_ids(self) -> int:
         """Token ids in one request: those of all its prompts, and of any text that can be encoded."""
         return self.llm.config.max_sequence_length * max(self.max_choices, MAX_CHARACTERS_PER_POSITION)
+
+    @property
+    def limits(self) -> Mapping[str, object]:
+        """What the document says of this model and these settings, by the names that `schemas` uses."""
+        config = self.llm.config
+        return {
+            "$model": self.model,
+            "$last_id": config.vocab_size - 1,
+            "$mask_id": config.mask_token_id,
+            "$positions": config.max_sequence_length,
+            "$room": config.max_sequence_length - 1,
+            "$characters": config.max_sequence_length * MAX_CHARACTERS_PER_POSITION,
+            "$choices": self.max_choices,
+            "$ids": self.max_token_ids,
+        }
 
     @property
     def engine(self) -> AsyncEngine:

@@ -78,7 +78,6 @@ def _detokenized(service: Service, asked: DetokenizeRequest) -> dict[str, Any]:
     # What `/tokenize` would take back.
     limit = MAX_CHARACTERS_PER_POSITION * service.llm.config.max_sequence_length
     if len(text) > limit:
-        raise bad_request(
-            f"the text of tokens has {len(text)} characters; the limit is {limit}: send several requests", "tokens"
-        )
+        message = f"the text of tokens has {len(text)} characters; the limit is {limit}: send several requests"
+        raise bad_request(message, "tokens", "context_length_exceeded")
     return {"prompt": text, "content": text}
