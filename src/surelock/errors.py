@@ -5,6 +5,7 @@
 SureLockError
 ├── ParameterError        a sampling, lock or engine parameter is out of its limits (also a ValueError)
 ├── PromptError           a prompt, message or segment cannot be decoded (also a ValueError)
+│   └── PromptTooLongError    it has more positions, or a text more characters, than the model takes
 ├── ModelError            a model folder or hub repository cannot be used
 │   ├── ModelNotFoundError    no such folder, repository, revision or file
 │   ├── ConfigError           config.json is malformed, out of bounds or of an unsupported kind
@@ -39,6 +40,10 @@ class ParameterError(SureLockError, ValueError):
 
 class PromptError(SureLockError, ValueError):
     """A prompt cannot be decoded."""
+
+
+class PromptTooLongError(PromptError):
+    """A prompt has more positions, or a text more characters, than the model takes."""
 
 
 class ModelError(SureLockError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from surelock.errors import ParameterError, PromptError, TokenizerError, shown
+from surelock.errors import ParameterError, PromptError, PromptTooLongError, TokenizerError, shown
 
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig
@@ -90,7 +90,7 @@ def encode_prompt(
     if num_positions > limit:
         room = limit - len(canvas_ids)
         way_out = f"lower max_tokens to at most {room}, or shorten the prompt" if room > 0 else "shorten the prompt"
-        raise PromptError(
+        raise PromptTooLongError(
             f"the prompt has {len(canvas_ids)} positions and max_tokens is {params.max_tokens}, together "
             f"{num_positions}; the model's limit is {limit}: {way_out}"
         )
@@ -124,7 +124,7 @@ def encode_segments(
             canvas_ids += [None] * int(segment)
         # Here rather than after the loop, so that many long strings are not all encoded to be refused.
         if len(canvas_ids) > limit:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"segments[0] to segments[{index}] have {len(canvas_ids)} positions, {canvas_ids.count(None)} of them "
                 f"in gaps; the model's limit is {limit}: shorten the text or the gaps"
             )
@@ -147,7 +147,7 @@ def _check_mapping(prompt: Mapping[str, Any], config: ModelConfig) -> tuple[int 
     if not isinstance(ids, list | tuple):
         raise PromptError(f"{key} is {shown(ids)}; it must be a list of integers (arrays and tensors have tolist())")
     if len(ids) > config.max_sequence_length:
-        raise PromptError(
+        raise PromptTooLongError(
             f"{key} has {len(ids)} positions; the model's limit is {config.max_sequence_length}: shorten it"
         )
     return tuple(_check_id(token_id, key, index, config) for index, token_id in enumerate(ids))
@@ -187,6 +187,6 @@ def _check_segments(segments: object, config: ModelConfig) -> None:
     if not num_gaps:
         raise PromptError("segments has no gap; put an integer, the number of positions to fill, between the strings")
     if num_gap > limit:
-        raise PromptError(
+        raise PromptTooLongError(
             f"the gaps take {shown(num_gap)} in all; the model's limit is {limit} positions: shorten them"
         )

@@ -17,7 +17,7 @@ import orjson
 import tokenizers
 
 from surelock.chat_template import TEMPLATE_FILE, check_messages, check_text, interleave
-from surelock.errors import PromptError, TokenizerError
+from surelock.errors import PromptError, PromptTooLongError, TokenizerError
 from surelock.tokenizer_files import TokenizerFiles, damage_reported, read_tokenizer_files, tokenizer_errors
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Tokenizer:
     def _check_length(self, num_characters: int, name: str) -> None:
         limit = MAX_CHARACTERS_PER_POSITION * self._config.max_sequence_length
         if num_characters > limit:
-            raise PromptError(
+            raise PromptTooLongError(
                 f"{name} has {num_characters} characters; the limit is {limit}, {MAX_CHARACTERS_PER_POSITION} for each "
                 f"of the model's {self._config.max_sequence_length} positions: shorten it"
             )

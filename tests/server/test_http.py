@@ -25,6 +25,7 @@ from surelock.server.guard import QUEUED, host_name
 from surelock.server.protocol import guarded_protocol
 from surelock.server.routes import generating_routes
 from surelock.server.settings import ServerSettings
+from surelock.server.tokens import token_routes
 from tests.server.faulty_engine import FaultyEngine
 from tests.server.running import Running, running
 from tests.server.test_requests import envelope
@@ -98,8 +99,9 @@ def test_case_24_every_route_but_the_probes_wants_a_key(keyed: Running) -> None:
     assert PROBES | {"/metrics", "/infill", "/v1/completions", "/tokenize", "/v1/models", "/openapi.json"} <= seen
 
 
-def test_what_is_refused_before_it_is_routed_is_what_generates(keyed: Running) -> None:
-    assert {route.path for route in generating_routes(keyed.service).routes if isinstance(route, APIRoute)} == QUEUED
+def test_what_is_refused_before_it_is_routed_is_what_takes_a_place(keyed: Running) -> None:
+    routes = [*generating_routes(keyed.service).routes, *token_routes(keyed.service).routes]
+    assert {route.path for route in routes if isinstance(route, APIRoute)} == QUEUED
 
 
 @pytest.mark.parametrize(

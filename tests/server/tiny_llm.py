@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from copy import copy
+from pathlib import Path
+
+import orjson
 
 from surelock import LLM
+from surelock.models.hub import EMBEDDED_FOLDER
+from tests.checkpoints import write_checkpoint
 from tests.tiny import tiny_model
 
 
@@ -22,3 +29,18 @@ def tiny_llm(llm: LLM, *, max_sequence_length: int = 64, num_layers: int = 1) ->
     )
     own.config = own.transformer.config
     return own
+
+
+def write_tiny_folder(folder: Path, *, max_sequence_length: int = 64) -> Path:
+    """The same as a folder for `surelock serve --model`: `python -m tests.server.tiny_llm FOLDER`."""
+    own = orjson.loads((EMBEDDED_FOLDER / "config.json").read_bytes())
+    names = ("vocab_size", "embedding_size", "mask_token_id", "eos_token_id", "pad_token_id")
+    kept = {name: own[name] for name in names if name in own}
+    write_checkpoint(folder, **kept, n_layers=1, max_sequence_length=max_sequence_length)
+    for file in EMBEDDED_FOLDER.glob("*token*.json"):
+        shutil.copy(file, folder)
+    return folder
+
+
+if __name__ == "__main__":
+    write_tiny_folder(Path(sys.argv[1]))

@@ -85,7 +85,7 @@ class Admission:
         self.check(1, key)
 
     @contextmanager
-    def admitted(self, num: int, key: str) -> Iterator[None]:
+    def held(self, num: int, key: str) -> Iterator[None]:
         """Take num places for as long as the block lasts.
 
         Raises:
@@ -93,14 +93,26 @@ class Admission:
         """
         self.check(num, key)
         self._by_key[key] += num
-        started = time.monotonic()
         try:
             yield
         finally:
             self._by_key[key] -= num
             if not self._by_key[key]:
                 del self._by_key[key]
-            self._mean_seconds += _WEIGHT * (time.monotonic() - started - self._mean_seconds)
+
+    @contextmanager
+    def admitted(self, num: int, key: str) -> Iterator[None]:
+        """As `held`, for a request from its beginning to its end, whose duration says when others may try again.
+
+        Raises:
+            ApiError: see `check`.
+        """
+        started = time.monotonic()
+        with self.held(num, key):
+            try:
+                yield
+            finally:
+                self._mean_seconds += _WEIGHT * (time.monotonic() - started - self._mean_seconds)
 
     def _refused(self, status: int, code: str, message: str) -> ApiError:
         self._metrics.rejections.labels(code).inc()

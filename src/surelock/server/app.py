@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +23,7 @@ from surelock.server.schemas import (
     DetokenizeRequest,
     FimRequest,
     InfillRequest,
+    Strict,
     TokenizeRequest,
 )
 from surelock.server.service import Service
@@ -56,7 +56,7 @@ def create_app(service: Service, *, adds_request_id: bool = True) -> Guard:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_mistake)
-    models: list[type[BaseModel]] = [
+    models: list[type[Strict]] = [
         CompletionRequest,
         ChatRequest,
         FimRequest,
@@ -64,7 +64,7 @@ def create_app(service: Service, *, adds_request_id: bool = True) -> Guard:
         TokenizeRequest,
         DetokenizeRequest,
     ]
-    set_document(app, models)
+    set_document(app, models, service.limits)
     app.router.routes += page_routes()
     return Guard(app, service, adds_request_id=adds_request_id)
 

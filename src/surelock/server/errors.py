@@ -14,6 +14,7 @@ from surelock.errors import (
     OutOfMemoryError,
     ParameterError,
     PromptError,
+    PromptTooLongError,
     QueueFullError,
     SureLockError,
     TokenizerError,
@@ -97,6 +98,9 @@ def internal_error() -> ApiError:
 def as_api_error(error: SureLockError) -> ApiError:
     """What an error of the package means to an HTTP client."""
     message = str(error)
+    if isinstance(error, PromptTooLongError):
+        # OpenAI's code, by which clients know that they should shorten it.
+        return bad_request(message, _field_of(message), "context_length_exceeded")
     if isinstance(error, ParameterError | PromptError | TokenizerError):
         return bad_request(message, _field_of(message))
     if isinstance(error, NonFiniteLogitsError):

@@ -22,7 +22,9 @@ from surelock.server.service import Service
 
 PROBES: Final = frozenset({"/livez", "/readyz", "/health"})
 # What is refused before it is routed when the queue is full; the others do not take a place in it.
-QUEUED: Final = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/fim/completions", "/infill"})
+QUEUED: Final = frozenset(
+    {"/v1/completions", "/v1/chat/completions", "/v1/fim/completions", "/infill", "/tokenize", "/detokenize"}
+)
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY: Final = "surelock.key"
 _log = logging.getLogger("surelock.server")

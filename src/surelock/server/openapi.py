@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+
+from surelock.server.schemas import Strict
 
 JSON: Final = "application/json"
 _ENVELOPE: Final = {
@@ -56,8 +59,8 @@ def documented(model: type[BaseModel] | None, summary: str, *media: str) -> dict
     return options
 
 
-def set_document(app: FastAPI, models: list[type[BaseModel]]) -> None:
-    """Make `app.openapi` give a document that holds the schemas of these bodies."""
+def set_document(app: FastAPI, models: Sequence[type[Strict]], limits: Mapping[str, object]) -> None:
+    """Make `app.openapi` give a document that holds the schemas of these bodies, under these limits."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -66,9 +69,30 @@ def set_document(app: FastAPI, models: list[type[BaseModel]]) -> None:
             schemas["Error"] = _ENVELOPE
             for model in models:
                 own = model.model_json_schema(ref_template="#/components/schemas/{model}")
-                schemas |= own.pop("$defs", {})
-                schemas[model.__name__] = own
+                for name, field in own["properties"].items():
+                    if name not in own.get("required", ()):
+                        own["properties"][name] = _or_null(field)
+                if model.rules:
+                    own["allOf"] = list(model.rules)
+                schemas |= _filled(own.pop("$defs", {}), limits)
+                schemas[model.__name__] = _filled(own, limits)
             app.openapi_schema = schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    """A field that need not be given: null means not given."""
+    notes = {name: field.pop(name) for name in ("default", "title") if name in field}
+    options = field["anyOf"] if field.keys() == {"anyOf"} else [field]
+    return notes | {"anyOf": [*options, *[null for null in [{"type": "null"}] if null not in options]]}
+
+
+def _filled(schema: Any, limits: Mapping[str, object]) -> Any:
+    """The schema with the limit in place of each of their names."""
+    if isinstance(schema, dict):
+        return {name: _filled(value, limits) for name, value in schema.items()}
+    if isinstance(schema, list):
+        return [_filled(item, limits) for item in schema]
+    return limits[schema] if isinstance(schema, str) and schema.startswith("$") else schema

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from surelock.errors import PromptError, TokenizerError
+from surelock.errors import PromptTooLongError, TokenizerError
 from surelock.llm import LLM
 from surelock.params import SamplingParams
 from surelock.prompts import encode_segments
@@ -101,6 +101,25 @@ def tokenizer_of(llm: LLM) -> Tokenizer:
     return llm.tokenizer
 
 
+def check_ids(llm: LLM, ids: Sequence[int], name: str, *, masked: str | None = None) -> None:
+    """Raise if an id is none of the model's, or, unless `masked` is None, that of [MASK]: it says what to do instead.
+
+    Args:
+        name: of the field that holds the ids.
+
+    Raises:
+        ApiError: 400; the message names the item.
+    """
+    limit, mask = llm.config.vocab_size, llm.config.mask_token_id
+    for index, token in enumerate(ids):
+        if not 0 <= token < limit:
+            raise bad_request(f"{name}.{index} is {token}; the model's ids are 0 to {limit - 1}", f"{name}.{index}")
+        if masked is not None and token == mask:
+            raise bad_request(
+                f"{name}.{index} is {token}, the id of [MASK], which no prompt may contain; {masked}", f"{name}.{index}"
+            )
+
+
 def messages_of(messages: Sequence[Message]) -> list[dict[str, str]]:
     """A conversation as the chat template takes it."""
     return [
@@ -130,6 +149,10 @@ def _completion(llm: LLM, request: CompletionRequest, tokenizer: Tokenizer) -> l
         prompts = [[token for token in request.prompt if isinstance(token, int)]]
     else:
         prompts = [prompt for prompt in request.prompt if not isinstance(prompt, int)]
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            name = f"prompt.{index}" if isinstance(request.prompt[0], list) else "prompt"
+            check_ids(llm, prompt, name, masked="pass a template with a gap there")
     if request.suffix is not None:
         return [_between(llm, request, prompt, request.suffix, request.max_tokens) for prompt in prompts]
     canvases = []
@@ -188,9 +211,9 @@ def _max_tokens(llm: LLM, num_given: int, wanted: int | None) -> int:
     limit = llm.config.max_sequence_length
     room = limit - num_given
     if room < 1:
-        raise PromptError(f"the prompt has {num_given} positions; the model's limit is {limit}: shorten it")
+        raise PromptTooLongError(f"the prompt has {num_given} positions; the model's limit is {limit}: shorten it")
     if wanted is not None and wanted > room:
-        raise PromptError(
+        raise PromptTooLongError(
             f"the prompt has {num_given} positions and max_tokens is {wanted}, together {num_given + wanted}; the "
             f"model's limit is {limit}: lower max_tokens to at most {room}, or shorten the prompt"
         )

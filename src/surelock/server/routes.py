@@ -10,10 +10,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from surelock.errors import SureLockError
-from surelock.server.body import parse_json, read_body, validate
-from surelock.server.disconnect import ClientGoneError, unless_gone
-from surelock.server.errors import as_api_error, bad_request, client_gone, dump_json
+from surelock.server.answer import Answer
+from surelock.server.body import parse, read_body
+from surelock.server.errors import bad_request, dump_json
 from surelock.server.events import EventStream
 from surelock.server.formats import ChatFormat, CompletionFormat, FimFormat, InfillFormat
 from surelock.server.generation import Generation
@@ -70,20 +69,23 @@ async def generate(
     key = key_of(http.scope)
     with service.admission.coming(key):
         body = await read_body(http, service.settings)
-    request = validate(model, parse_json(body))
+    # A place for the body while it waits to be parsed; how many it asks for is not known before.
+    with service.admission.held(1, key):
+        request = await parse(service, http, body, model)
     service.check_model(request.model)
     num = num_choices(request)
-    if num > service.settings.max_choices:
-        raise bad_request(f"n times prompts is {num}; the limit is {service.settings.max_choices}", "n")
+    if num > service.max_choices:
+        raise bad_request(
+            f"n times prompts is {num}; the limit is {service.max_choices}: send several requests",
+            "n",
+            "too_many_choices",
+        )
     if format_class is InfillFormat and num > 1:
         raise bad_request(f"n is {request.n}; an infill has one answer: leave it out", "n")
     with_probabilities = asks_for_probabilities(request)
     with ExitStack() as stack:
         stack.enter_context(service.admission.admitted(num, key))
-        try:
-            choices = await service.encode(lambda: prepare(service.llm, request))
-        except SureLockError as error:
-            raise as_api_error(error) from error
+        choices = await service.encode(lambda: prepare(service.llm, request), http.receive)
         generation = Generation(service, request, choices, arrived=arrived, with_probabilities=with_probabilities)
         format = format_class(model=service.model, fingerprint=service.fingerprint)
         if request.stream:
@@ -93,12 +95,8 @@ async def generate(
                 await generation.aclose()
                 raise
             return EventStream(service, request, generation, format, stack.pop_all())
-        try:
-            results = await unless_gone(http.receive, _results(generation))
-        except ClientGoneError:
-            service.metrics.aborts.labels("disconnect").inc()
-            raise client_gone() from None
-        return Response(dump_json(format.response(results)), media_type="application/json")
+        results = await service.unless_gone(http.receive, _results(generation))
+        return Answer(dump_json(format.response(results)), stack.pop_all())
 
 
 def asks_for_probabilities(request: GenerationRequest) -> bool:

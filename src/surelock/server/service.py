@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+
+from starlette.types import Receive
 
 from surelock.engine.async_engine import AsyncEngine
 from surelock.engine.device_thread import SteppedEngine
 from surelock.engine.engine import Engine
+from surelock.errors import SureLockError
 from surelock.llm import LLM
 from surelock.params import SamplingParams
 from surelock.server.admission import Admission
-from surelock.server.errors import ApiError
+from surelock.server.disconnect import ClientGoneError, unless_gone
+from surelock.server.errors import ApiError, as_api_error, client_gone
 from surelock.server.metrics import Metrics
 from surelock.server.recorder import RecordingEngine
 from surelock.server.settings import ServerSettings
+from surelock.tokenizer import MAX_CHARACTERS_PER_POSITION
 
 Value = TypeVar("Value")
 
 # Tokenising is Python and holds its lock: more threads would not be faster.
 _NUM_ENCODERS: Final = 2
+# Requests for token ids or their text at the same time, each with a body and an answer of some megabytes.
+_MAX_TOKEN_REQUESTS: Final = 16
 # Longer than a step of any model.
 _STOP_SECONDS: Final = 10.0
 
@@ -55,12 +62,42 @@ class Service:
         self.admission = Admission(
             llm.engine_config.max_batch_size, settings.max_waiting, settings.max_per_key, self.metrics
         )
+        # Beside their places among the others, as what they keep in memory is more than a generation does.
+        self.token_admission = Admission(
+            _NUM_ENCODERS, _MAX_TOKEN_REQUESTS - _NUM_ENCODERS, settings.max_per_key, self.metrics
+        )
         self._warm_up = warm_up
         self._make_engine = make_engine or (lambda: Engine(llm.transformer, llm.engine_config))
         self._recorders: list[RecordingEngine] = []
         self._num_old_restarts = 0
         self._encoders = ThreadPoolExecutor(_NUM_ENCODERS, thread_name_prefix="surelock-encode")
         self._engine: AsyncEngine | None = None
+
+    @property
+    def max_choices(self) -> int:
+        """Choices of one request: more could never be admitted."""
+        places = self.llm.engine_config.max_batch_size + self.settings.max_waiting
+        return min(self.settings.max_choices, places, self.settings.max_per_key or places)
+
+    @property
+    def max_token_ids(self) -> int:
+        """Token ids in one request: those of all its prompts, and of any text that can be encoded."""
+        return self.llm.config.max_sequence_length * max(self.max_choices, MAX_CHARACTERS_PER_POSITION)
+
+    @property
+    def limits(self) -> Mapping[str, object]:
+        """What the document says of this model and these settings, by the names that `schemas` uses."""
+        config = self.llm.config
+        return {
+            "$model": self.model,
+            "$last_id": config.vocab_size - 1,
+            "$mask_id": config.mask_token_id,
+            "$positions": config.max_sequence_length,
+            "$room": config.max_sequence_length - 1,
+            "$characters": config.max_sequence_length * MAX_CHARACTERS_PER_POSITION,
+            "$choices": self.max_choices,
+            "$ids": self.max_token_ids,
+        }
 
     @property
     def engine(self) -> AsyncEngine:
@@ -126,10 +163,32 @@ class Service:
                 404, "model_not_found", f"there is no such model here; this server has {self.model}", "model"
             )
 
-    async def encode(self, function: Callable[[], Value]) -> Value:
-        """Run what takes a tokenizer's time beside the event loop."""
-        future: Awaitable[Value] = asyncio.get_running_loop().run_in_executor(self._encoders, function)
-        return await future
+    async def encode(self, function: Callable[[], Value], receive: Receive) -> Value:
+        """Run what takes a tokenizer's time beside the event loop; not at all if the client goes before its turn.
+
+        Raises:
+            ApiError: the function raised it, or a `SureLockError`; 499, the client has gone.
+        """
+
+        async def run() -> Value:
+            return await asyncio.get_running_loop().run_in_executor(self._encoders, function)
+
+        try:
+            return await self.unless_gone(receive, run())
+        except SureLockError as error:
+            raise as_api_error(error) from error
+
+    async def unless_gone(self, receive: Receive, work: Coroutine[Any, Any, Value]) -> Value:
+        """The result of `work`, which is cancelled if the client goes; its body must have been read.
+
+        Raises:
+            ApiError: 499, it has gone.
+        """
+        try:
+            return await unless_gone(receive, work)
+        except ClientGoneError:
+            self.metrics.aborts.labels("disconnect").inc()
+            raise client_gone() from None
 
     @property
     def _num_rows(self) -> int:
