@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from surelock import LLM, LockParams, RequestOutput, SamplingParams
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.environment import environment
 
 # (prompts, tokens of each prompt, tokens to generate)
@@ -113,7 +113,7 @@ def against_oracle(llm: LLM, *, quick: bool) -> dict[str, float]:
     for _ in range(3):
         start = time.perf_counter()
         ids, mask = canvas["prompt_token_ids"], llm.config.mask_token_id
-        oracle = naive_decode(llm.transformer, ids, params, mask_token_id=mask)
+        oracle = oracle_decode(llm.transformer, ids, params, mask_token_id=mask)
         middle = time.perf_counter()
         output = llm.generate(canvas, params)[0]
         end = time.perf_counter()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from surelock.config import EngineConfig
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.engine.engine import Engine
 from surelock.llm import LLM
 from surelock.models.transformer import Transformer
@@ -96,7 +96,7 @@ def test_tokens_without_locking(variant: str, name: str, prompt: str) -> None:
         final.update({snapshot.request: snapshot.tokens for snapshot in engine.step()})
     assert [final[request] for request in requests] == expected
     for request, tokens in zip(requests, expected, strict=True):
-        oracle = naive_decode(model, request.canvas_ids, params, mask_token_id=model.config.mask_token_id)
+        oracle = oracle_decode(model, request.canvas_ids, params, mask_token_id=model.config.mask_token_id)
         assert oracle.tokens == tokens
         # One token a step at most, and no step without one.
         assert request.step == min(params.steps or 0, params.max_tokens)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import surelock
 from surelock import LLM, EngineConfig, LockParams, SamplingParams
 from surelock.assemble import _num_tokens_within
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError
 from surelock.models.hub import EMBEDDED_FOLDER
 from surelock.models.transformer import Transformer
@@ -77,7 +77,7 @@ def test_text_equals_the_oracle_on_the_embedded_model(llm: LLM) -> None:
     params = replace(SHORT, lock=LockParams(kl_threshold=5e-3), block_length=6)
     output = llm.generate(TEXTS[0], params)[0]
     ids = llm.tokenizer.encode(TEXTS[0])
-    oracle = naive_decode(llm.transformer, ids, params, mask_token_id=llm.config.mask_token_id)
+    oracle = oracle_decode(llm.transformer, ids, params, mask_token_id=llm.config.mask_token_id)
     assert output.canvas_token_ids == oracle.tokens
     assert output.stats.locked_at == oracle.locked_at
 

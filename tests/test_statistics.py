@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surelock import LLM, EngineConfig, LockParams, RequestOutput, SamplingParams, StepUpdate
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.flops import RowCost
 from surelock.models.transformer import Transformer
 from tests.checkpoints import write_checkpoint
@@ -51,7 +51,7 @@ def before(updates: list[StepUpdate]) -> Iterator[tuple[StepUpdate, list[int | N
 
 
 def test_a_guided_gated_request_equals_the_oracle(llm: LLM, updates: list[StepUpdate]) -> None:
-    oracle = naive_decode(llm.transformer, IDS, PARAMS, mask_token_id=llm.config.mask_token_id, seed=1)
+    oracle = oracle_decode(llm.transformer, IDS, PARAMS, mask_token_id=llm.config.mask_token_id, seed=1)
     assert oracle.margin > 1e-5
     output = output_of(updates)
     assert output.canvas_token_ids == oracle.tokens

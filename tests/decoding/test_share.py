@@ -9,21 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surelock.decoding.canvas import Canvas, PositionState
+from surelock.decoding.canvases import Canvases, PositionState
 from surelock.decoding.selection import ActiveShare
 
 M, U, L = PositionState.MASKED, PositionState.UNMASKED, PositionState.LOCKED
 
 
-def canvas(states: Sequence[int], computed_at: Sequence[int], age: Sequence[int] | None = None) -> Canvas:
-    own = Canvas(4, dtype=torch.float32, device=torch.device("cpu"), num_slots=1, length=len(states))
+def canvas(states: Sequence[int], computed_at: Sequence[int], age: Sequence[int] | None = None) -> Canvases:
+    own = Canvases(4, dtype=torch.float32, device=torch.device("cpu"), num_slots=1, length=len(states))
     own.state[0] = torch.tensor([int(state) for state in states], dtype=torch.uint8)
     own.computed_at[0] = torch.tensor(computed_at, dtype=torch.int32)
     own.age[0] = torch.tensor([1] * len(states) if age is None else age, dtype=torch.int32)
     return own
 
 
-def selected(share: ActiveShare, own: Canvas) -> list[int]:
+def selected(share: ActiveShare, own: Canvases) -> list[int]:
     return share.select(own)[0].nonzero().squeeze(1).tolist()
 
 

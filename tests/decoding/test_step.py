@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, PositionState
+from surelock.decoding.canvases import Canvases, PositionState
 from surelock.decoding.locking import KLRule
 from surelock.decoding.protocols import LockNumbers
 from surelock.decoding.schedule import Blocks, blocks_of
@@ -29,22 +29,22 @@ class Scripted:
         self.script = script
         self.ran: list[list[tuple[int, int]]] = []
 
-    def __call__(self, canvas: Canvas, cells: Tensor) -> Tensor:
+    def __call__(self, canvas: Canvases, cells: Tensor) -> Tensor:
         index = [divmod(int(cell), canvas.length) for cell in cells]
         self.ran.append(index)
         return torch.tensor([self.script(len(self.ran), *at) for at in index]).reshape(len(index), VOCAB)
 
 
-def canvas_of(*canvases: list[int | None]) -> Canvas:
+def canvas_of(*canvases: list[int | None]) -> Canvases:
     num_slots, length = len(canvases), max(map(len, canvases))
-    canvas = Canvas(VOCAB, dtype=torch.float32, device=torch.device("cpu"), num_slots=num_slots, length=length)
+    canvas = Canvases(VOCAB, dtype=torch.float32, device=torch.device("cpu"), num_slots=num_slots, length=length)
     for slot, ids in enumerate(canvases):
         tokens = torch.tensor([MASK if i is None else i for i in ids])
         canvas.put(slot, tokens, tokens == MASK)
     return canvas
 
 
-def inputs_of(canvas: Canvas, *, block_length: int = 99, **lock: float) -> StepInputs:
+def inputs_of(canvas: Canvases, *, block_length: int = 99, **lock: float) -> StepInputs:
     """One token a step; the blocks begin at position 0."""
 
     def column(value: float, dtype: torch.dtype) -> Tensor:
@@ -78,7 +78,7 @@ def counts_of(result: StepResult, slot: int = 0) -> StepCounts:
     return StepCounts(*result.counts[:, slot].tolist())
 
 
-def run(canvas: Canvas, model: Scripted, **numbers: Any) -> StepResult:
+def run(canvas: Canvases, model: Scripted, **numbers: Any) -> StepResult:
     """One step of a batch that has just been put, or has done some steps."""
     method = Method(AllActive(), POLICIES, KLRule(), Head(torch.eye(VOCAB)), MASK)
     inputs = inputs_of(canvas, **numbers)

@@ -1,7 +1,7 @@
 """What captured steps rest on: buckets, and steps that are padded.
 
 Capturing itself needs a GPU (tests/gpu); `Replayed` stands in for it here. That such steps give the oracle's tokens is
-in test_engine_matches_naive.py.
+in test_engine_matches_oracle.py.
 """
 
 from __future__ import annotations

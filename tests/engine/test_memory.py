@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from surelock.bench.shapes import LLADA_8B
-from surelock.decoding.canvas import Canvas
+from surelock.decoding.canvases import Canvases
 from surelock.decoding.proposal import RowParams, propose
 from surelock.engine.kv_pool import KVPool
 from surelock.engine.memory import (
@@ -137,7 +137,7 @@ def test_bytes_of_a_position(dtype: torch.dtype) -> None:
         KVPool(config, dtype=dtype, device=torch.device("cpu")).grow(350)
     assert kept.peak == 350 * kv_bytes_per_position(config, dtype)
 
-    canvas = Canvas(config.hidden_size, dtype=dtype, device=torch.device("cpu"), num_slots=5, length=70)
+    canvas = Canvases(config.hidden_size, dtype=dtype, device=torch.device("cpu"), num_slots=5, length=70)
     hidden = (canvas.flat_hidden, canvas.flat_previous)
     tensors = [x for x in vars(canvas).values() if isinstance(x, Tensor) and not any(x is y for y in hidden)]
     assert sum(x.untyped_storage().nbytes() for x in tensors) <= 350 * STATE_BYTES

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from surelock.decoding.naive import NaiveResult, _forward, _Stream, naive_decode
+from surelock.decoding.oracle import OracleResult, _forward, _Stream, oracle_decode
 from surelock.errors import NonFiniteLogitsError, ParameterError
 from surelock.eval.dense import DenseDecoder, DenseState, RefreshEvery, ScriptedLocks, group_canvases
 from surelock.models.transformer import Transformer
@@ -34,8 +34,8 @@ def prompts(num: int, length: int, seed: int = 0) -> list[list[int | None]]:
     return ids
 
 
-def naive(canvas: list[int | None], params: SamplingParams, seed: int = 0) -> NaiveResult:
-    return naive_decode(model(), canvas, params, mask_token_id=MASK, seed=seed)
+def oracle_of(canvas: list[int | None], params: SamplingParams, seed: int = 0) -> OracleResult:
+    return oracle_decode(model(), canvas, params, mask_token_id=MASK, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_tokens_locks_and_rows_equal_the_oracle(lock: LockParams | None, changes
     for group in group_canvases(canvases, 3):
         found = DenseDecoder(model()).run([canvases[i] for i in group], params, seeds=group)
         for row, index in enumerate(group):
-            expected = naive(canvases[index], params, seed=index)
+            expected = oracle_of(canvases[index], params, seed=index)
             if expected.margin < MARGIN:
                 continue
             assert found.tokens[row].tolist() == expected.tokens
@@ -101,7 +101,7 @@ def test_the_refresh_of_the_rule_is_that_of_the_oracle() -> None:
     params = SamplingParams(max_tokens=16, lock=lock)
     (canvas,) = prompts(1, 6)
     run = DenseDecoder(model()).run([canvas], params)
-    oracle = naive_decode(model(), canvas, params, mask_token_id=MASK)
+    oracle = oracle_decode(model(), canvas, params, mask_token_id=MASK)
     assert oracle.margin > 1e-3
     assert run.tokens[0].tolist() == oracle.tokens
     assert [step or None for step in run.locked_at[0].tolist()] == oracle.locked_at

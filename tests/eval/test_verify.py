@@ -106,7 +106,7 @@ def test_everything_is_checked_before_anything_runs(tmp_path: Path, monkeypatch:
         raise AssertionError("the model ran")
 
     monkeypatch.setattr(llm.transformer, "hidden", fail)
-    monkeypatch.setattr("surelock.eval.verify.naive_decode", fail)
+    monkeypatch.setattr("surelock.eval.verify.oracle_decode", fail)
     good, bad = {"prompt_token_ids": [1]}, {"prompt_token_ids": [10**6]}
     with pytest.raises(PromptError, match="1000000"):
         verify(llm, [good, bad], SamplingParams(max_tokens=2))

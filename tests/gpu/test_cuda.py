@@ -7,8 +7,8 @@ import torch
 
 from surelock import LLM, LockParams, SamplingParams
 from surelock.config import EngineConfig
-from surelock.decoding.naive import naive_decode
 from surelock.decoding.noise import Purpose, uniform
+from surelock.decoding.oracle import oracle_decode
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
 from surelock.eval.verify import verify
@@ -44,7 +44,7 @@ def test_float32_tokens_equal_the_oracle_on_the_cpu(lock: LockParams | None, cfg
             temperature=0.7 * (seed % 2), lock=lock,
         )  # fmt: skip
         request = engine.add_request(prompt(seed, 4 + 5 * seed), params)
-        oracle = naive_decode(cpu, request.canvas_ids, params, mask_token_id=MASK, seed=seed)
+        oracle = oracle_decode(cpu, request.canvas_ids, params, mask_token_id=MASK, seed=seed)
         # A decision within rounding may fall either way on another device.
         if oracle.margin > 2e-4:
             expected[request] = oracle.tokens

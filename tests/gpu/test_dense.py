@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.eval.dense import DenseDecoder
 from surelock.eval.trace import lock_steps, trace
 from surelock.params import LockParams, SamplingParams
@@ -33,7 +33,7 @@ def test_tokens_and_locks_equal_the_oracle_on_the_cpu(lock: LockParams | None, t
     found = DenseDecoder(cuda).run(canvases, params, seeds=range(8))
     num_compared = 0
     for row, canvas in enumerate(canvases):
-        oracle = naive_decode(cpu, canvas, params, mask_token_id=MASK, seed=row)
+        oracle = oracle_decode(cpu, canvas, params, mask_token_id=MASK, seed=row)
         # A decision within rounding may fall either way on another device.
         if oracle.margin > 2e-4:
             assert found.tokens[row].tolist() == oracle.tokens

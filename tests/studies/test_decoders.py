@@ -18,7 +18,7 @@ from studies.timing import in_turn, one_after_another
 from studies.workload import TRAINED, Case, common_lengths, faster, first_of_each, problems
 from surelock import LLM, LockParams, SamplingParams
 from surelock.bench.driving import Job
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.errors import ParameterError
 from surelock.eval.dense import DenseDecoder, RefreshEvery
 from surelock.flops import RowCost
@@ -74,7 +74,7 @@ def test_a_policy_by_kl_is_the_engines_rule(bench: Bench) -> None:
     for case, run, other in zip(own, dense, engine, strict=True):
         mask = bench.llm.config.mask_token_id
         params = replace(PARAMS, lock=LOCK)
-        expected = naive_decode(bench.llm.transformer, case.prompt, params, mask_token_id=mask, seed=0)
+        expected = oracle_decode(bench.llm.transformer, case.prompt, params, mask_token_id=mask, seed=0)
         if expected.margin > 2e-4:
             assert run.generated == other.generated == expected.tokens[6:]
             assert run.active == other.active == sum(expected.active_rows)

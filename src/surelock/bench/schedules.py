@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.decoding.protocols import LockDecision, LockNumbers, LockView, Scores
 from surelock.ops.take_top import take_top
 

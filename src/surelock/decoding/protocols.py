@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, Mask
+from surelock.decoding.canvases import Canvases, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class LockDecision:
 class RowSelector(Protocol):
     """Which active positions are computed in this step."""
 
-    def select(self, canvas: Canvas) -> Mask:
+    def select(self, canvas: Canvases) -> Mask:
         """A subset of canvas.active."""
         ...
 

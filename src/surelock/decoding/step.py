@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, Mask, PositionState
+from surelock.decoding.canvases import Canvases, Mask, PositionState
 from surelock.decoding.packing import cells_of
 from surelock.decoding.posterior import HiddenPair, posteriors
 from surelock.decoding.proposal import RowParams
@@ -47,7 +47,7 @@ from surelock.ops.step_kl import StepKL, step_kl
 class Forward(Protocol):
     """Runs the model over rows of a canvas."""
 
-    def __call__(self, canvas: Canvas, cells: Tensor) -> Tensor:
+    def __call__(self, canvas: Canvases, cells: Tensor) -> Tensor:
         """Final hidden rows [R, d] of cells [R] in rising order, the last of which may pad; guided if asked."""
         ...
 
@@ -167,7 +167,7 @@ class StepResult:
 
 
 def denoise_step(
-    canvas: Canvas, inputs: StepInputs, method: Method, forward: Forward, capacity: Capacity = EXACT
+    canvas: Canvases, inputs: StepInputs, method: Method, forward: Forward, capacity: Capacity = EXACT
 ) -> StepResult:
     """One step of every slot; the canvas is changed in place, and keys and values by `forward`.
 
@@ -177,7 +177,7 @@ def denoise_step(
     return decide(canvas, inputs, method, capacity)
 
 
-def compute(canvas: Canvas, forward: Forward, num_rows: int | None) -> None:
+def compute(canvas: Canvases, forward: Forward, num_rows: int | None) -> None:
     """Lines 6 to 14: bring the hidden rows that `look_ahead` chose up to date."""
     cells = cells_of(canvas.rows, num_rows)
     hidden = forward(canvas, cells)
@@ -185,7 +185,7 @@ def compute(canvas: Canvas, forward: Forward, num_rows: int | None) -> None:
     canvas.flat_hidden[cells] = hidden
 
 
-def decide(canvas: Canvas, inputs: StepInputs, method: Method, capacity: Capacity) -> StepResult:
+def decide(canvas: Canvases, inputs: StepInputs, method: Method, capacity: Capacity) -> StepResult:
     """Lines 15 to 25: commit tokens and lock positions, from the hidden rows that `compute` left, and look ahead."""
     kind, rows, masked, step = inputs.kind, canvas.rows, canvas.masked, canvas.step + 1
     canvas.age += rows & ~masked
@@ -241,7 +241,7 @@ def decide(canvas: Canvas, inputs: StepInputs, method: Method, capacity: Capacit
     return StepResult(committed, proposal.confidence, scores.kl, locked, counts)
 
 
-def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
+def look_ahead(canvas: Canvases, inputs: StepInputs, method: Method) -> Tensor:
     """Choose the rows of the next step, those that may get a token, and those that are tested for locking.
 
     Returns the last three of `StepCounts`, int64 [3, S]. Changes nothing if it is called again.
@@ -272,7 +272,7 @@ def look_ahead(canvas: Canvas, inputs: StepInputs, method: Method) -> Tensor:
     return torch.stack((rows, canvas.eligible, may_be_tested)).sum(2)
 
 
-def _advance(canvas: Canvas, masked: Mask, inputs: StepInputs) -> None:
+def _advance(canvas: Canvases, masked: Mask, inputs: StepInputs) -> None:
     """Move each slot to its next step, once tokens are committed and `masked` [S, L] is what is left."""
     is_committed = ~(masked & (canvas.position < canvas.block_end.unsqueeze(1))).any(1)
     canvas.block_step += 1
@@ -284,7 +284,7 @@ def _advance(canvas: Canvas, masked: Mask, inputs: StepInputs) -> None:
 
 
 def _posteriors(
-    canvas: Canvas, step: Tensor, tested: Mask | None, inputs: StepInputs, method: Method, capacity: Capacity
+    canvas: Canvases, step: Tensor, tested: Mask | None, inputs: StepInputs, method: Method, capacity: Capacity
 ) -> tuple[Proposal, Scores]:
     """Proposals of the eligible positions and scores of the tested ones, dense.
 
@@ -313,17 +313,17 @@ def _posteriors(
     return proposal, _scores(canvas, tested_cells, found)
 
 
-def _scores(canvas: Canvas, cells: Tensor, found: StepKL) -> Scores:
+def _scores(canvas: Canvases, cells: Tensor, found: StepKL) -> Scores:
     """What was found of cells [m], dense."""
     kl, uncertainty = _full(canvas, torch.inf), _full(canvas, torch.inf)
     kl[cells], uncertainty[cells] = found
     return Scores(_dense(canvas, kl), _dense(canvas, uncertainty))
 
 
-def _full(canvas: Canvas, value: float) -> Tensor:
+def _full(canvas: Canvases, value: float) -> Tensor:
     """float32 [S L + 1]."""
     return torch.full((canvas.pad + 1,), value, device=canvas.device)
 
 
-def _dense(canvas: Canvas, flat: Tensor) -> Tensor:
+def _dense(canvas: Canvases, flat: Tensor) -> Tensor:
     return flat[:-1].view(canvas.num_slots, canvas.length)

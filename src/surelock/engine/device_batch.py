@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas
+from surelock.decoding.canvases import Canvases
 from surelock.decoding.step import (
     EXACT,
     Capacity,
@@ -89,7 +89,7 @@ class DeviceBatch:
         self._model = model
         self._method = method
         self._graphs = graphs
-        self.canvas = Canvas(model.config.hidden_size, dtype=model.dtype, device=model.device)
+        self.canvas = Canvases(model.config.hidden_size, dtype=model.dtype, device=model.device)
         self.kv = KVPool(model.config, dtype=model.dtype, device=model.device, poison=poison)
         self._table = SlotTable(self.canvas.num_slots, list(method.policies), self.canvas.device)
 
@@ -191,7 +191,7 @@ class DeviceBatch:
             lambda canvas: decide(canvas, self._table.inputs(kind), self._method, capacity),
         )
 
-    def _prepare(self, key: Hashable, part: Callable[[Canvas], object]) -> Hashable:
+    def _prepare(self, key: Hashable, part: Callable[[Canvases], object]) -> Hashable:
         assert self._graphs is not None
         self._graphs.prepare(key, lambda: part(self.canvas), lambda: part(self.canvas.blank()))
         return key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas
+from surelock.decoding.canvases import Canvases
 from surelock.decoding.packing import cells_of
 from surelock.engine.kv_pool import KVPool
 from surelock.engine.slot_table import Column, SlotTable
@@ -31,7 +31,7 @@ class Runner:
         self._table = table
         self._num_guided = num_guided
 
-    def __call__(self, canvas: Canvas, cells: Tensor) -> Tensor:
+    def __call__(self, canvas: Canvases, cells: Tensor) -> Tensor:
         """See `decoding.step.Forward`."""
         slots, positions = cells // canvas.length, cells % canvas.length
         tokens = canvas.flat_tokens[cells]
@@ -64,7 +64,7 @@ class Runner:
         guided[again] += scale[row].float().unsqueeze(1) * difference
         return guided[: len(cells)].to(hidden.dtype)
 
-    def _spans(self, canvas: Canvas, starts: Tensor, columns: tuple[Column, ...], num_rows: int) -> Spans:
+    def _spans(self, canvas: Canvases, starts: Tensor, columns: tuple[Column, ...], num_rows: int) -> Spans:
         """A span for each slot, and one for rows that pad, of each stream; the streams one after another."""
         end = torch.full((1,), num_rows, dtype=torch.int32, device=starts.device)
         keys = [self._table.integers(column).int() for column in columns]
@@ -78,6 +78,6 @@ class Runner:
         )
 
 
-def _starts(slots: Tensor, canvas: Canvas) -> Tensor:
+def _starts(slots: Tensor, canvas: Canvases) -> Tensor:
     """int32 [S + 1]: first of the rows, whose slots [R] rise, that is of each slot; the last are the rows that pad."""
     return torch.searchsorted(slots, torch.arange(canvas.num_slots + 1, device=slots.device), out_int32=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, PositionState
+from surelock.decoding.canvases import Canvases, PositionState
 from surelock.decoding.step import StepResult
 from surelock.engine.request import Request
 
@@ -43,7 +43,7 @@ class CanvasCopy:
         slots: at least one.
     """
 
-    def __init__(self, canvas: Canvas, result: StepResult, slots: Sequence[int]) -> None:
+    def __init__(self, canvas: Canvases, result: StepResult, slots: Sequence[int]) -> None:
         index = torch.tensor(slots)
         if canvas.device.type == "cuda":
             index = index.pin_memory().to(canvas.device, non_blocking=True)

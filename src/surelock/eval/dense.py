@@ -3,7 +3,7 @@
 Where the engine saves the work of a locked position, this one does it on purpose and only replaces, in every layer,
 what the others read of it: the keys and values of the step that locked it. So posteriors, decisions and damage are
 exactly those of a locked run, and what the lock hides is seen as well. Cost is not saved but counted. With `LockParams`
-it gives the tokens and locks of `decoding/naive.py` in float32.
+it gives the tokens and locks of `decoding/oracle.py` in float32.
 
     decoder = DenseDecoder(llm.transformer)
     for step in decoder.steps(canvases, SamplingParams(max_tokens=64)):
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.decoding.noise import Purpose, row_key
 from surelock.decoding.protocols import Proposal
 from surelock.decoding.schedule import Schedule, plan

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.eval.dense_layers import dense_layers, logits_of, position_rotation
 from surelock.eval.dense_state import KeysValues, KVDrift
 from surelock.models.transformer import Transformer

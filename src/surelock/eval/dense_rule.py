@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.decoding.locking.kl import KLRule
 from surelock.decoding.protocols import GateScopeCode, LockNumbers, LockView, Scores
 from surelock.eval.dense_state import KLState

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.errors import ParameterError
 from surelock.eval.dense import Canvas, DenseDecoder, Recorder, group_canvases
 from surelock.eval.dense_rule import lock_by_kl, lock_numbers

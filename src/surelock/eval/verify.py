@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.errors import NonFiniteLogitsError
 from surelock.llm import LLM
 from surelock.output import RequestOutput, StepUpdate
@@ -25,8 +25,8 @@ class VerifyReport:
     Attributes:
         num_prompts, num_tokens: prompts, and masked positions decoded in them.
         dtype: of the weights: "float32", "bfloat16" or "float16".
-        exact: with locking off every token equals the oracle's (`decoding/naive.py`). Promised in float32 only: in half
-            precision two correct programs round differently, and a close decision may fall either way.
+        exact: with locking off every token equals the oracle's (`decoding/oracle.py`). Promised in float32 only: in
+            half precision two correct programs round differently, and a close decision may fall either way.
         first_mismatch: (prompt, canvas position) of the first token that does not, or None.
         lock_agreement: share of decoded tokens that are the same with and without locking.
         identical_outputs: prompts whose whole canvas is the same with and without locking.
@@ -104,7 +104,7 @@ def _check(llm: LLM, encoded: EncodedPrompt, index: int, params: SamplingParams)
     deviations = _deviations(llm, start, locked, params.cfg_scale)
     if not all(map(math.isfinite, deviations)):
         raise _non_finite(index)
-    oracle = naive_decode(llm.transformer, encoded.canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
+    oracle = oracle_decode(llm.transformer, encoded.canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
     mismatches = (p for p in range(len(start)) if ours.canvas_token_ids[p] != oracle.tokens[p])
     differences = (a.step for a, b in zip(unlocked, locked, strict=True) if a.canvas_token_ids != b.canvas_token_ids)
     return _Check(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.decoding.protocols import GateScopeCode, LockDecision, LockNumbers, LockView, Scores
 from surelock.decoding.slotwise import percentile
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from surelock.decoding.canvas import Canvas, Mask
+from surelock.decoding.canvases import Canvases, Mask
 
 
 @dataclass(frozen=True, slots=True)
 class AllActive:
     """Every active position."""
 
-    def select(self, canvas: Canvas) -> Mask:
+    def select(self, canvas: Canvases) -> Mask:
         """See `RowSelector.select`."""
         return canvas.active

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Canvas, Mask
+from surelock.decoding.canvases import Canvases, Mask
 from surelock.ops.take_top import take_top
 
 
@@ -31,7 +31,7 @@ class ActiveShare:
     share: float
     max_quota: int = 4
 
-    def select(self, canvas: Canvas) -> Mask:
+    def select(self, canvas: Canvases) -> Mask:
         """See `RowSelector.select`."""
         active = canvas.active
         masked = active & canvas.masked

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.decoding.noise import Purpose, uniform
 from surelock.decoding.protocols import Proposal
 from surelock.ops.take_top import take_top

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.eval.dense import DenseDecoder, Recorder
 from surelock.eval.dense_state import Record
 from surelock.eval.explain.case import Case, Damage, Guilty, Position

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.eval.dense_layers import logits_of
 from surelock.eval.twin.compare import compare
 from surelock.eval.twin.dense_forward import DenseKV, Frozen, dense_forward

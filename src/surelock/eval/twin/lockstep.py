@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from surelock.decoding.canvas import Mask
+from surelock.decoding.canvases import Mask
 from surelock.errors import ParameterError
 from surelock.eval.dense import DenseDecoder, DenseStep
 from surelock.eval.dense_layers import logits_of

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from surelock.config import EngineConfig
-from surelock.decoding.naive import naive_decode
+from surelock.decoding.oracle import oracle_decode
 from surelock.decoding.selection import ActiveShare
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
@@ -111,7 +111,7 @@ def test_tokens_locks_and_rows_equal_the_oracle(seed: int) -> None:
         padded = run(model, wanted, max_batch_size, Replayed())
         assert not any(request.failed for request in (*plain, *padded))
         for *both, (canvas, params) in zip(plain.items(), padded.items(), wanted, strict=True):
-            expected = naive_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0)
+            expected = oracle_decode(model, canvas, params, mask_token_id=MASK, seed=params.seed or 0)
             if expected.margin < MARGIN:
                 continue
             for request, snapshots in both:
@@ -165,7 +165,7 @@ def test_a_share_of_the_rows_equals_the_oracle(share: float) -> None:
         plain, padded = (run_share(model, wanted, share, graphs) for graphs in (None, Replayed()))
         for *both, (canvas, params) in zip(plain.items(), padded.items(), wanted, strict=True):
             assert not any(any(last.masked) for _, last in both)
-            expected = naive_decode(model, canvas, params, mask_token_id=MASK, share=share)
+            expected = oracle_decode(model, canvas, params, mask_token_id=MASK, share=share)
             if expected.margin < MARGIN:
                 continue
             for request, last in both:

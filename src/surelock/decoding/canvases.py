@@ -22,7 +22,7 @@ class PositionState(IntEnum):
     OUTSIDE = 3
 
 
-class Canvas:
+class Canvases:
     """State of every position of S slots of L positions.
 
     Tensors keep their addresses, so a captured graph may hold them. What rows are read from or written to is flat,
@@ -138,22 +138,22 @@ class Canvas:
         for number in self._cursors():
             number[slot] = 0
 
-    def grown(self, num_slots: int, length: int) -> Canvas:
+    def grown(self, num_slots: int, length: int) -> Canvases:
         """A canvas of at least num_slots slots of `length` positions that holds what this one does, or this one."""
         num_slots, length = max(num_slots, self.num_slots), max(length, self.length)
         if (num_slots, length) == (self.num_slots, self.length):
             return self
         hidden = self.flat_hidden
-        new = Canvas(hidden.shape[1], dtype=hidden.dtype, device=self.device, num_slots=num_slots, length=length)
+        new = Canvases(hidden.shape[1], dtype=hidden.dtype, device=self.device, num_slots=num_slots, length=length)
         for theirs, mine in zip(new._positions(), self._positions(), strict=True):
             theirs[: self.num_slots, : self.length] = mine
         for theirs, mine in zip(new._cursors(), self._cursors(), strict=True):
             theirs[: self.num_slots] = mine
         return new
 
-    def blank(self) -> Canvas:
+    def blank(self) -> Canvases:
         """A canvas of the same shape with nothing active, for rehearsing a step: only the cell that pads is shared."""
-        new = Canvas.__new__(Canvas)
+        new = Canvases.__new__(Canvases)
         new.device, new.num_slots, new.length = self.device, self.num_slots, self.length
         new.flat_tokens, new.flat_given = torch.zeros_like(self.flat_tokens), torch.zeros_like(self.flat_given)
         # Without active positions every read and write is of the cell that pads, and these two are large.

@@ -21,7 +21,7 @@ from surelock.ops.head_logits import Head, head_logits
 from surelock.params import LockParams, SamplingParams
 
 
-class NaiveModel(Protocol):
+class OracleModel(Protocol):
     """The pieces of a transformer the oracle puts together itself: `models.Transformer` has them."""
 
     layers: Any
@@ -51,7 +51,7 @@ class NaiveModel(Protocol):
 
 
 @dataclass
-class NaiveResult:
+class OracleResult:
     """What the oracle found.
 
     Attributes:
@@ -77,8 +77,8 @@ class _Stream:
 
 
 @torch.inference_mode()
-def naive_decode(
-    model: NaiveModel,
+def oracle_decode(
+    model: OracleModel,
     canvas_ids: Sequence[int | None],
     params: SamplingParams,
     *,
@@ -86,7 +86,7 @@ def naive_decode(
     seed: int = 0,
     share: float = 1.0,
     max_quota: int = 4,
-) -> NaiveResult:
+) -> OracleResult:
     """Decode one canvas: canvas_ids is the prompt part (None = masked), params.max_tokens masks are appended.
 
     `share` and `max_quota` are those of `selection.ActiveShare`; at 1 every active row is computed, as in the paper.
@@ -107,7 +107,7 @@ def naive_decode(
     streams = [_Stream(tokens.clone(), [None] * len(model.layers))]
     if params.cfg_scale > 0:
         streams.append(_Stream(torch.where(given, mask_token_id, tokens), [None] * len(model.layers)))
-    result = NaiveResult([], [None] * num_positions)
+    result = OracleResult([], [None] * num_positions)
 
     num_block_masks = 0
     for t in range(1, schedule.num_steps + 1):
@@ -169,7 +169,7 @@ def _turns(positions: Tensor, waiting_since: Tensor, share: float, least: int) -
     return chosen
 
 
-def _forward(model: NaiveModel, stream: _Stream, active: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
+def _forward(model: OracleModel, stream: _Stream, active: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
     """Lines 7 to 14: hidden rows [A, d] of the active positions, and every position's keys and values per layer."""
     rotation = model.rotation(active.nonzero().squeeze(1))
     x = model.embed(stream.tokens[active])  # 7
@@ -226,7 +226,7 @@ def _locking(
     active: Tensor,
     age: Tensor,
     params: LockParams,
-    result: NaiveResult,
+    result: OracleResult,
 ) -> set[int]:
     """Lines 17 to 22: the candidates whose posterior stopped moving and, with the gate on, that are sure enough."""
     if previous is None:
@@ -267,7 +267,7 @@ def _uncertainty(logits: Tensor) -> float:
     return float(torch.cat((log_p[: log_p.argmax()], log_p[log_p.argmax() + 1 :])).exp().sum())
 
 
-def _note_margin(result: NaiveResult, ranked: list[_Candidate], k: int) -> None:
+def _note_margin(result: OracleResult, ranked: list[_Candidate], k: int) -> None:
     for chosen in ranked[:k]:
         result.margin = min(result.margin, chosen.lead)
     if 0 < k < len(ranked):
