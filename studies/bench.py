@@ -17,7 +17,7 @@ from surelock.params import MAX_STEPS
 if TYPE_CHECKING:
     from surelock.eval.judge import Judge
     from surelock.llm import LLM
-    from surelock.tokenizer import Tokenizer
+    from surelock.text.tokenizer import Tokenizer
 
 Canvas = tuple[int, ...]
 Found = TypeVar("Found")

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 import surelock
 from surelock.models.config import ModelConfig
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 
 EMBEDDED = Path(surelock.__file__).parent / "embedded"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())

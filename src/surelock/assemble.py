@@ -13,7 +13,7 @@ from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, Step
 
 if TYPE_CHECKING:
     from surelock.engine.snapshot import Snapshot
-    from surelock.tokenizer import Tokenizer
+    from surelock.text.tokenizer import Tokenizer
 
 
 def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer | None) -> RequestOutput:

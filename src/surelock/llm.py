@@ -23,8 +23,8 @@ from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, T
 from surelock.models.hub import resolve_model
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
-from surelock.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
-from surelock.tokenizer import Tokenizer
+from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
+from surelock.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OnStep = Callable[[StepUpdate], None]

@@ -17,7 +17,7 @@ from studies.study import Row
 from surelock.eval.twin.paths import Path, decode_paths
 from surelock.llm import LLM
 from surelock.params import LockParams, SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 # Lower ends of the bins of steps since the first difference, and of distances from it in positions.
 BINS: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)

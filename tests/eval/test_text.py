@@ -17,7 +17,7 @@ from surelock.errors import ParameterError, PromptError
 from surelock.eval.text import InfillProblem, load_infill, load_text
 from surelock.eval.text.documents import SPLITS, load_passages
 from surelock.eval.text.infilling import MAX_WORDS, MIN_WORDS
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 
 DATA = SPLITS["test"].parent
 

@@ -21,7 +21,7 @@ import pytest
 from surelock import LLM, SureLockError
 from surelock.engine.snapshot import Snapshot
 from surelock.errors import OutOfMemoryError
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 from tests.server.faulty_engine import Broken, FaultyEngine
 from tests.server.running import Running, running
 from tests.server.sse import events

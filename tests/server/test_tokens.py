@@ -17,7 +17,7 @@ from surelock.server.answer import Answer
 from surelock.server.errors import ApiError
 from surelock.server.service import _MAX_TOKEN_REQUESTS, _NUM_ENCODERS, Service
 from surelock.server.settings import ServerSettings
-from surelock.tokenizer import MAX_CHARACTERS_PER_POSITION, Tokenizer
+from surelock.text.tokenizer import MAX_CHARACTERS_PER_POSITION, Tokenizer
 from tests.server.running import Running, running
 from tests.server.test_requests import envelope
 from tests.waiting import until

@@ -14,7 +14,7 @@ from surelock.batch.work import Done, Work, Worker
 from surelock.engine.engine import Engine
 from surelock.errors import JobError, shown_error
 from surelock.params import SamplingParams
-from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt, encode_segments
+from surelock.text.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt, encode_segments
 
 if TYPE_CHECKING:
     from surelock.engine.request import Request

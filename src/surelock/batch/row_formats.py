@@ -10,7 +10,7 @@ from surelock.batch.task import OPENAI_COLUMNS, Defaults, Failure, Form, Row, Ta
 from surelock.errors import ParameterError, PromptError, shown
 from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
 from surelock.params import LockParams, SamplingParams
-from surelock.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt
+from surelock.text.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt
 
 
 def read_task(row: Row, defaults: Defaults, *, twin: int | None = None) -> Task | Failure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from surelock.errors import ParameterError, shown
 from surelock.params import SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from surelock.output import RequestOutput

@@ -35,7 +35,7 @@ _BAR_WIDTH: Final = 16
 
 
 class DisplayTokenizer(Protocol):
-    """The part of `surelock.tokenizer.Tokenizer` that a picture needs."""
+    """The part of `surelock.text.tokenizer.Tokenizer` that a picture needs."""
 
     @property
     def end_ids(self) -> frozenset[int]:

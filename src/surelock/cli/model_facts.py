@@ -13,7 +13,7 @@ from surelock.models.checkpoint import read_model_config
 from surelock.models.config import ModelConfig
 from surelock.models.hub import ModelFiles
 from surelock.models.weights import num_parameters, open_weights
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

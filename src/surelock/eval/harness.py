@@ -29,7 +29,7 @@ from surelock.eval.rules import parse_rule
 from surelock.llm import LLM
 from surelock.output import RequestStats
 from surelock.params import MAX_STOP_LENGTH, MAX_STOPS, SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 MODEL_NAME: Final = "surelock"
 DEFAULT_MAX_GEN_TOKENS: Final = 256

@@ -28,7 +28,7 @@ from surelock.errors import (
     shown_error,
 )
 from surelock.models.hub import ModelFiles, resolve_model
-from surelock.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from surelock.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

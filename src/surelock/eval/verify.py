@@ -15,7 +15,7 @@ from surelock.errors import NonFiniteLogitsError
 from surelock.llm import LLM
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
-from surelock.prompts import EncodedPrompt, Prompt
+from surelock.text.prompts import EncodedPrompt, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ from itertools import groupby
 from surelock.errors import PromptTooLongError, TokenizerError
 from surelock.llm import LLM
 from surelock.params import SamplingParams
-from surelock.prompts import encode_segments
 from surelock.server.errors import bad_request
 from surelock.server.sampling import sampling_params
 from surelock.server.schemas import (
@@ -21,7 +20,8 @@ from surelock.server.schemas import (
     Message,
 )
 from surelock.server.text import Layout
-from surelock.tokenizer import Tokenizer
+from surelock.text.prompts import encode_segments
+from surelock.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = SamplingParams().max_tokens
 

@@ -24,7 +24,7 @@ from surelock.server.errors import ApiError, as_api_error, client_gone
 from surelock.server.metrics import Metrics
 from surelock.server.recorder import RecordingEngine
 from surelock.server.settings import ServerSettings
-from surelock.tokenizer import MAX_CHARACTERS_PER_POSITION
+from surelock.text.tokenizer import MAX_CHARACTERS_PER_POSITION
 
 Value = TypeVar("Value")
 

@@ -18,7 +18,7 @@ from surelock.server.openapi import documented
 from surelock.server.prepare import check_ids, messages_of, tokenizer_of
 from surelock.server.schemas import DetokenizeRequest, TokenizeRequest
 from surelock.server.service import Service
-from surelock.tokenizer import MAX_CHARACTERS_PER_POSITION
+from surelock.text.tokenizer import MAX_CHARACTERS_PER_POSITION
 
 Model = TypeVar("Model", TokenizeRequest, DetokenizeRequest)
 

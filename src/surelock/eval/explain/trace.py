@@ -18,7 +18,7 @@ from surelock.eval.twin.lockstep import Locks, self_paced
 from surelock.eval.twin.paths import decode_paths
 from surelock.llm import LLM
 from surelock.params import SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 # Damaged tokens of one run that are traced, and guilty locks of each that are listed.
 MAX_DAMAGE = 24

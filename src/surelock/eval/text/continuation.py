@@ -17,8 +17,8 @@ from surelock.eval.text.prompts import TextPrompt
 from surelock.llm import LLM
 from surelock.output import RequestOutput
 from surelock.params import LockParams, SamplingParams
-from surelock.prompts import Prompt
-from surelock.tokenizer import Tokenizer
+from surelock.text.prompts import Prompt
+from surelock.text.tokenizer import Tokenizer
 
 REAL_TEXT = "real text"
 

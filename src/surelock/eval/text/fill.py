@@ -16,7 +16,7 @@ from surelock.eval.text.continuation import REAL_TEXT
 from surelock.eval.text.infilling import InfillProblem
 from surelock.llm import LLM
 from surelock.params import LockParams, SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 Row = dict[str, Any]
 

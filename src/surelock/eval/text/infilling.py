@@ -10,7 +10,7 @@ from typing import Final
 
 from surelock.errors import ParameterError
 from surelock.eval.text.documents import Passage, in_turns
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 
 MIN_WORDS: Final = 4
 MAX_WORDS: Final = 16

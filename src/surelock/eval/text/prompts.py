@@ -12,7 +12,7 @@ import orjson
 
 from surelock.errors import PromptError
 from surelock.eval.text.documents import Passage, in_turns
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 
 DEFAULT_PROMPT_TOKENS: Final = 64
 DEFAULT_CONTINUATION_TOKENS: Final = 256

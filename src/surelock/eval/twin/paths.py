@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from surelock.llm import LLM
 from surelock.params import SamplingParams
-from surelock.prompts import Prompt
+from surelock.text.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
-"""`surelock.split_pattern`: the patterns of published tokenizers are allowed, those that backtrack are not."""
+"""`surelock.text.split_pattern`: the patterns of published tokenizers are allowed, those that backtrack are not."""
 
 from __future__ import annotations
 
 import pytest
 
-from surelock.split_pattern import MAX_PATTERN, is_linear
+from surelock.text.split_pattern import MAX_PATTERN, is_linear
 
 SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 SUFFIX = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"

@@ -1,4 +1,4 @@
-"""`surelock.tokenizer`: text never becomes control, and everything else round-trips."""
+"""`surelock.text.tokenizer`: text never becomes control, and everything else round-trips."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from surelock.errors import PromptError, TokenizerError
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 from tests.tokenizer_folders import (
     ALPHABET,
     EMBEDDED,
@@ -57,9 +57,8 @@ def reference() -> PreTrainedTokenizerFast:
 
 
 def test_import_is_light() -> None:
-    program = (
-        "import sys, surelock.tokenizer, surelock.prompts; sys.exit(bool({'torch', 'transformers'} & {*sys.modules}))"
-    )
+    names = "surelock.text.tokenizer, surelock.text.prompts"
+    program = f"import sys, {names}; sys.exit(bool({{'torch', 'transformers'}} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""`surelock.prompts`: whatever users pass is checked before any work, and becomes a canvas."""
+"""`surelock.text.prompts`: whatever users pass is checked before any work, and becomes a canvas."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import surelock
 from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.models.config import ModelConfig
 from surelock.params import SamplingParams
-from surelock.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
-from surelock.tokenizer import Tokenizer
+from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
+from surelock.text.tokenizer import Tokenizer
 
 MASK = 1
 CONFIG = ModelConfig(

@@ -12,7 +12,7 @@ from surelock.errors import ParameterError, PromptError, PromptTooLongError, Tok
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig
     from surelock.params import SamplingParams
-    from surelock.tokenizer import Tokenizer
+    from surelock.text.tokenizer import Tokenizer
 
 Prompt = str | Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""`surelock.chat_template`, through the tokenizer: the official ids, and contents never become control."""
+"""`surelock.text.chat_template`, through the tokenizer: the official ids, and contents never become control."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
-from surelock.chat_template import ROLES, ChatTemplate
 from surelock.errors import PromptError, TokenizerError
-from surelock.tokenizer import Tokenizer
+from surelock.text.chat_template import ROLES, ChatTemplate
+from surelock.text.tokenizer import Tokenizer
 from tests.tokenizer_folders import (
     ALPHABET,
     EMBEDDED,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tokenizers
 
-from surelock.chat_template import TEMPLATE_FILE, ChatTemplate
 from surelock.errors import TokenizerError, shown, shown_error
 from surelock.models.checkpoint import read_json_object
-from surelock.tokenizer_parts import MAX_ADDED_TOKENS, MAX_ID, MAX_TOKEN_CHARACTERS, check_tokenizer
+from surelock.text.chat_template import TEMPLATE_FILE, ChatTemplate
+from surelock.text.tokenizer_parts import MAX_ADDED_TOKENS, MAX_ID, MAX_TOKEN_CHARACTERS, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

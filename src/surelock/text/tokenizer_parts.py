@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from surelock.errors import TokenizerError, shown
-from surelock.split_pattern import MAX_PATTERN, is_linear
+from surelock.text.split_pattern import MAX_PATTERN, is_linear
 
 # LLaDA, Dream and SDAR have up to 157,184 tokens, the next larger vocabulary in use 200,000 tokens and 446,000 merges.
 MAX_TOKENS: Final = 1 << 18

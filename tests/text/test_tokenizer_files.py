@@ -1,4 +1,4 @@
-"""`surelock.tokenizer_files`, through the tokenizer: what loads, and what is refused in one line."""
+"""`surelock.text.tokenizer_files`, through the tokenizer: what loads, and what is refused in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from surelock.errors import TokenizerError
-from surelock.tokenizer import Tokenizer
+from surelock.text.tokenizer import Tokenizer
 from tests.tokenizer_folders import EMBEDDED, END, START, load, make_config, save
 
 TOKEN = {"content": "<|end|>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import tokenizers
 
-from surelock.chat_template import TEMPLATE_FILE, check_messages, check_text, interleave
 from surelock.errors import PromptError, PromptTooLongError, TokenizerError
-from surelock.tokenizer_files import TokenizerFiles, damage_reported, read_tokenizer_files, tokenizer_errors
+from surelock.text.chat_template import TEMPLATE_FILE, check_messages, check_text, interleave
+from surelock.text.tokenizer_files import TokenizerFiles, damage_reported, read_tokenizer_files, tokenizer_errors
 
 if TYPE_CHECKING:
     from surelock.models.config import ModelConfig

@@ -16,7 +16,7 @@ import jinja2.runtime
 import jinja2.sandbox
 
 from surelock.errors import shown
-from surelock.template_work import (
+from surelock.text.template_work import (
     CHARACTERS_PER_UNIT,
     MAX_ESCAPE,
     METER,

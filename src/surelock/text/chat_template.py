@@ -13,9 +13,9 @@ from typing import Final
 
 import jinja2
 
-from surelock import template_sandbox
 from surelock.errors import PromptError, TokenizerError, shown, shown_error
-from surelock.template_work import MAX_WORK
+from surelock.text import template_sandbox
+from surelock.text.template_work import MAX_WORK
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 MAX_MESSAGES: Final = 1000
