@@ -37,6 +37,10 @@ def test_idle_steps_at_the_end_of_each_block_are_left_out_and_said() -> None:
     assert plan(params, 3, 0).notes == ("4 of 8 steps would have nothing to commit and are not run",)
 
 
+def test_a_canvas_without_masks_has_no_steps() -> None:
+    assert plan(SamplingParams(max_tokens=0), 5, 0).num_steps == 0
+
+
 def test_parity_with_the_official_sampler_keeps_them() -> None:
     params = SamplingParams(max_tokens=4, steps=8, block_length=2, allow_mask=True)
     assert commits(params) == [[1, 1, 0, 0], [1, 1, 0, 0]]

@@ -34,9 +34,15 @@ def _exits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr("os._exit", leave)
     monkeypatch.setattr("surelock.server.signals.flush_log", lambda: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    # Whoever runs the tests may ignore some of them, as a shell does for a command in the background.
+    found = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     assert {number: signal.getsignal(number) for number in before} == before
+    for number, handler in found.items():
+        signal.signal(number, handler)
 
 
 def exit_code(number: int) -> int | None:

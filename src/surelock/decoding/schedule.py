@@ -133,7 +133,9 @@ def plan(params: SamplingParams, num_prompt: int, num_gaps: int) -> Schedule:
     for block in range(blocks.num):
         end, counted_from = blocks.end(block), blocks.start_of_count(block)
         num_masks = end - before + (num_gaps if block == counted_from == 0 else 0)
-        planned.append(BlockPlan(counted_from, end, blocks.num_steps(block, num_masks)))
+        # A canvas without a mask has nothing to do.
+        num_steps = blocks.num_steps(block, num_masks) if num_masks else 0
+        planned.append(BlockPlan(counted_from, end, num_steps))
         before = end
     schedule = Schedule(tuple(planned))
     notes = []
