@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import lzma
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -179,19 +180,20 @@ def test_accuracy_by_rule() -> None:
     assert accuracy_rows(rows, "steps_right")[0] | {"none": 1, "paper": 0.5} == accuracy_rows(rows, "steps_right")[0]
 
 
-RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("evaluation/*/tasks.csv"))
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").rglob("evaluation/*/tasks.csv.xz"))
+assert RESULTS
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.parent.name for path in RESULTS])
 def test_committed_tables_are_those_of_the_committed_answers(path: Path) -> None:
     answers = [
         {name: text if name in ("task", "canvas", "rule") else float(text) for name, text in row.items()}
-        for row in csv.DictReader(path.read_text().splitlines())
+        for row in csv.DictReader(lzma.decompress(path.read_bytes()).decode().splitlines())
     ]
-    content = json.loads(path.with_suffix(".json").read_text())
+    content = json.loads(path.with_name("tasks.json").read_text())
     for row, committed in zip(summarized(answers, seed=content["settings"]["seed"]), content["rows"], strict=True):
         assert row == pytest.approx(committed)
-    page = path.with_suffix(".md").read_text()
+    page = path.with_name("tasks.md").read_text()
     assert page == markdown_page(content)
 
 
