@@ -290,8 +290,8 @@ def test_studies_import_what_is_public_and_what_measures() -> None:
     """The rest of the package may change without a study noticing."""
     import ast
 
-    allowed = {"llm", "params", "output", "config", "errors", "flops", "tokenizer", "environment", "result_folder"}
-    allowed |= {"eval", "bench", "whole_file", "prompts", "models"}
+    allowed = {"llm", "params", "output", "config", "errors", "flops", "text", "environment", "result_folder"}
+    allowed |= {"eval", "bench", "whole_file", "models"}
     # Divergences, measured by the code that decodes.
     exact = {"surelock.engine.noise_floor", "surelock.ops.step_kl"}
     seen = set()
