@@ -100,7 +100,8 @@ def explain(
 
 def rule_name(rule: LockParams) -> str:
     """A name the rule has, or what is special about it."""
-    for name, known in (("default", LockParams()), ("paper", LockParams.paper())):
+    rules = {"default": LockParams(), "careful": LockParams.careful(), "paper": LockParams.paper()}
+    for name, known in rules.items():
         if rule == known:
             return name
         if rule == replace(known, kl_threshold=rule.kl_threshold):

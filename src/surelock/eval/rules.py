@@ -17,6 +17,7 @@ DEFAULT_RULES: Final = (NO_LOCK, "default", "paper")
 _MAKERS: Final[Mapping[str, Callable[..., LockParams]]] = MappingProxyType(
     {
         "default": LockParams,
+        "careful": LockParams.careful,
         "paper": LockParams.paper,
         "literal": partial(LockParams, min_visible_steps=0),
         "patient": partial(LockParams, min_visible_steps=2),
