@@ -51,6 +51,18 @@ def test_a_lock_is_known_by_its_step_and_its_age() -> None:
     assert ages == {0, 1}
 
 
+def test_a_refreshed_position_is_not_frozen() -> None:
+    rule = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=3)
+    refreshed = 0
+    for twin in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"refreshed": rule}):
+        side = twin.sides["refreshed"]
+        locked = side.locks.at > 0
+        expected = torch.zeros_like(locked) if twin.step % 3 == 0 else locked
+        assert torch.equal(side.frozen, expected)
+        refreshed += int((locked & ~side.frozen).sum())
+    assert refreshed > 0
+
+
 def test_freezing_what_is_frozen_gives_the_locked_run_again() -> None:
     model = tiny_model()
     for twin in teacher_forced(model, PROMPTS, PARAMS, {"literal": LITERAL}):

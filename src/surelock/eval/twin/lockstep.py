@@ -56,7 +56,7 @@ class LockedSide:
 
     Attributes:
         step: what it did.
-        locks: those whose frozen keys and values this step read, which are at step.locked.
+        locks: those before this step, which are at step.locked.
     """
 
     step: DenseStep
@@ -64,8 +64,8 @@ class LockedSide:
 
     @property
     def frozen(self) -> Mask:
-        """[B, N], positions whose keys and values were frozen in this step's forward."""
-        return self.step.locked
+        """[B, N], positions whose keys and values were frozen in this step's forward: locked, and not refreshed."""
+        return self.step.locked & ~self.step.refreshed
 
     @property
     def kv(self) -> list[DenseKV]:
