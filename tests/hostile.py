@@ -1,7 +1,7 @@
 """Opens checkpoints that nobody should trust, each in a process of its own with 5 s of processor time and 1 GiB.
 
-A test module makes a table of `Hostile` rows and gives each to `open_checkpoint`, which answers with the error. The
-processes are forks of one that has imported everything, so a row takes milliseconds.
+A test module makes a table of `Hostile` rows and gives each to `check_refused`. The processes are forks of one that has
+imported everything, so a row takes milliseconds.
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ def open_checkpoint(folder: Path, door: str = "load", *, max_seconds: int = MAX_
         process.join()
         process.close()
         receiver.close()
+
+
+def check_refused(hostile: Hostile, folder: Path) -> None:
+    """Make a sound checkpoint's folder hostile, open it, and see that it is refused in one line of ours."""
+    hostile.build(folder)
+    outcome = open_checkpoint(folder, hostile.door)
+    assert (outcome.error, outcome.is_ours) == (hostile.error, True), outcome
+    assert hostile.words in outcome.message, outcome
+    assert outcome.message.isprintable(), outcome
+    assert len(outcome.message) < 2000, outcome
 
 
 def _open_limited(folder: Path, door: str, max_seconds: int, sender: Connection) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from surelock.models.shards import INDEX_FILE, SINGLE_FILE
 from tests.checkpoints import tiny_config, write_checkpoint, write_sparse_checkpoint, write_weights
-from tests.hostile import Hostile, open_checkpoint
+from tests.hostile import Hostile, check_refused, open_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of processes as Linux does")
 
@@ -162,13 +162,7 @@ HOSTILE: Final = [
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
 def test_refused_in_one_line(tmp_path: Path, hostile: Hostile) -> None:
-    folder = write_checkpoint(tmp_path / "model")
-    hostile.build(folder)
-    outcome = open_checkpoint(folder, hostile.door)
-    assert (outcome.error, outcome.is_ours) == (hostile.error, True), outcome
-    assert hostile.words in outcome.message
-    assert outcome.message.isprintable()
-    assert len(outcome.message) < 2000
+    check_refused(hostile, write_checkpoint(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("max_sequence_length", [128, 1 << 24])

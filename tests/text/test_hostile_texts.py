@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.hostile import Hostile, open_checkpoint
+from tests.hostile import Hostile, check_refused
 from tests.tokenizer_folders import save
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of processes as Linux does")
@@ -140,10 +140,4 @@ HOSTILE: Final = [
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
 def test_refused_in_one_line(tmp_path: Path, hostile: Hostile) -> None:
-    folder = write_checkpoint(tmp_path / "model")
-    hostile.build(folder)
-    outcome = open_checkpoint(folder, hostile.door)
-    assert (outcome.error, outcome.is_ours) == (hostile.error, True), outcome
-    assert hostile.words in outcome.message
-    assert outcome.message.isprintable()
-    assert len(outcome.message) < 2000
+    check_refused(hostile, write_checkpoint(tmp_path / "model"))
