@@ -87,7 +87,9 @@ def run_bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
-        env=os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
+        # Without the constraints of .ci/run's second environment, from which this test may itself be run.
+        env={name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+        | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
