@@ -19,8 +19,8 @@ from typing import Any
 from locked_vs_unlocked import prompts
 
 from surelock import LLM, EngineConfig, LockParams, RequestOutput, SamplingParams
-from surelock.environment import environment
 from surelock.output import StepUpdate
+from surelock.results.environment import environment
 
 NUM_REQUESTS = 8
 NUM_PROMPT = 64

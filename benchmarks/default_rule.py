@@ -3,7 +3,7 @@
 The embedded model with real locks, over a grid of rules. Problems of the test split (the fourteen kinds of
 results/h100/evaluation, drawn alike but more of them) with both verdicts, and the held-out texts with Gen-PPL and
 distinct-3, all paired against no lock. `engine` rows are decoded by the engine that ships. `dense` rows are decoded by
-the measuring decoder of `surelock.eval.dense`, no lock and the engine's rule there too: refreshing, and locking in
+the measuring decoder of `surelock.measure.dense`, no lock and the engine's rule there too: refreshing, and locking in
 finished blocks only, are not in the engine.
 
 Every finished run is appended to runs.jsonl.gz at once, and a second start goes on where the first was stopped.
@@ -30,13 +30,13 @@ import torch
 from rule_decoding import NUM_PROMPT, Job, Rule, Run, Worker, Workload
 
 from surelock import LockParams
-from surelock.environment import environment
-from surelock.eval.judge import perplexity
-from surelock.eval.result_files import csv_table
-from surelock.eval.statistics import mcnemar, paired_difference
-from surelock.eval.task_eval import evaluation_problems
-from surelock.eval.tasks import Problem
-from surelock.eval.text.intervals import perplexity_ratio
+from surelock.measure.judge import perplexity
+from surelock.measure.result_files import csv_table
+from surelock.measure.statistics import mcnemar, paired_difference
+from surelock.measure.task_eval import evaluation_problems
+from surelock.measure.tasks import Problem
+from surelock.measure.text.intervals import perplexity_ratio
+from surelock.results.environment import environment
 
 TASKS: Final = (
     "add", "sub", "sort", "seq", "spell", "count", "weekday", "logic", "unit", "json", "table", "story", "shop", "code",

@@ -18,7 +18,7 @@ from typing import Any
 
 from surelock import LLM, LockParams, RequestOutput, SamplingParams
 from surelock.decoding.oracle import oracle_decode
-from surelock.environment import environment
+from surelock.results.environment import environment
 
 # (prompts, tokens of each prompt, tokens to generate)
 SETTINGS = [(8, 64, 256), (1, 64, 256), (8, 64, 64), (1, 16, 64)]

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from surelock import LLM, EngineConfig, LockParams, SamplingParams
 from surelock.decoding.protocols import LockNumbers
-from surelock.eval.dense import DenseDecoder, DenseState, group_canvases
-from surelock.eval.dense_rule import lock_by_kl, lock_numbers
-from surelock.eval.judge import Judge
-from surelock.eval.metrics import distinct_n
-from surelock.eval.tasks import Problem, check
-from surelock.eval.text import load_text
 from surelock.flops import RowCost
+from surelock.measure.dense import DenseDecoder, DenseState, group_canvases
+from surelock.measure.dense_rule import lock_by_kl, lock_numbers
+from surelock.measure.judge import Judge
+from surelock.measure.metrics import distinct_n
+from surelock.measure.tasks import Problem, check
+from surelock.measure.text import load_text
 
 FITTED_TO: Final = 32
 NUM_PROMPT: Final = 64

@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from surelock import LLM, SamplingParams
-from surelock.environment import environment
+from surelock.results.environment import environment
 
 ROUTE = "/v1/completions"
 PROMPTS = ("The sea was", "Call me", "It was a dark", "The committee has", "def add(a, b):", "Once upon a time")

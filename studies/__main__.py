@@ -69,7 +69,7 @@ def main(given: argparse.Namespace, command: str) -> None:
         if not any(field in of_study for of_study in changed.values()):
             known = ", ".join(dict.fromkeys(each.name for study in chosen for each in fields(study.settings)))
             raise ParameterError(f"--set names {shown(field)}; {', '.join(names)} has the settings {known}")
-    from surelock.result_folder import check_folder
+    from surelock.results.result_folder import check_folder
 
     check_folder(given.out)
     device = _device(given.device)

@@ -10,13 +10,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from surelock.errors import ParameterError, PromptError, shown
-from surelock.eval.tasks import TASKS, make_problem
-from surelock.eval.text import load_text
+from surelock.measure.tasks import TASKS, make_problem
+from surelock.measure.text import load_text
 from surelock.params import MAX_STEPS
 
 if TYPE_CHECKING:
-    from surelock.eval.judge import Judge
     from surelock.llm import LLM
+    from surelock.measure.judge import Judge
     from surelock.text.tokenizer import Tokenizer
 
 Canvas = tuple[int, ...]
@@ -160,7 +160,7 @@ class Bench:
         """On the model's device, in float32 where it is the shipped one."""
         import torch
 
-        from surelock.eval.judge import Judge
+        from surelock.measure.judge import Judge
 
         chosen = self.options.judge
         return Judge.load(
@@ -172,7 +172,7 @@ class Bench:
 
     def facts(self) -> dict[str, Any]:
         """What a result says of model, device and prompts; results of the same facts belong together."""
-        from surelock.environment import environment
+        from surelock.results.environment import environment
 
         options = self.options
         own: dict[str, Any] = {"commit": environment()["commit"], "quick": options.quick, "seed": options.seed}

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.locked_rows import FLOOR, LockedRows, Reals, fitted_rho
-from surelock.eval.trace import Integers, Trace
+from surelock.measure.trace import Integers, Trace
 
 LIPSCHITZ: Final = float(np.sqrt(2.0))
 QUANTILE: Final = 0.95

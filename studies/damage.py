@@ -12,8 +12,8 @@ from torch import Tensor
 from studies.decoders import Dispatch
 from studies.policies import Policy
 from studies.study import Row
-from surelock.eval.dense import DenseDecoder, DenseStep, Record
-from surelock.eval.parts import row_parts
+from surelock.measure.dense import DenseDecoder, DenseStep, Record
+from surelock.measure.parts import row_parts
 from surelock.ops.step_kl import kl_from_logits
 
 if TYPE_CHECKING:

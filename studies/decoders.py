@@ -16,9 +16,9 @@ from studies.bench import Bench
 from studies.policies import Policy
 from studies.workload import Case
 from surelock.errors import NonFiniteLogitsError
-from surelock.eval.dense import DenseDecoder, DenseState, DenseStep, KVDrift
-from surelock.eval.row_share import decode_with
 from surelock.flops import RowCost
+from surelock.measure.dense import DenseDecoder, DenseState, DenseStep, KVDrift
+from surelock.measure.row_share import decode_with
 from surelock.params import LockParams, SamplingParams
 
 if TYPE_CHECKING:

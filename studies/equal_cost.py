@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from studies.measures import Outcome, answers, judged
 from studies.study import Row, Rows
-from surelock.eval.metrics import agreement
+from surelock.measure.metrics import agreement
 
 Array = npt.NDArray[np.float64]
 

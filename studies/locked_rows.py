@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from surelock.eval.trace import Integers, Trace
+from surelock.measure.trace import Integers, Trace
 
 Reals = NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from studies.bench import parse_length
 from studies.study import Cell, Row, Rows
 from studies.workload import continuations
-from surelock.eval.judge import perplexity
-from surelock.eval.metrics import agreement, distinct_n, entropy
-from surelock.eval.statistics import mcnemar, paired_difference
-from surelock.eval.tasks import check
-from surelock.eval.text.intervals import perplexity_ratio
 from surelock.flops import exact_flops, paper_batch
+from surelock.measure.judge import perplexity
+from surelock.measure.metrics import agreement, distinct_n, entropy
+from surelock.measure.statistics import mcnemar, paired_difference
+from surelock.measure.tasks import check
+from surelock.measure.text.intervals import perplexity_ratio
 
 if TYPE_CHECKING:
     from studies.bench import Bench

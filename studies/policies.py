@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surelock.eval.dense import DenseState, RefreshEvery
-from surelock.eval.dense_rule import lock_by_kl, lock_numbers
+from surelock.measure.dense import DenseState, RefreshEvery
+from surelock.measure.dense_rule import lock_by_kl, lock_numbers
 from surelock.ops.step_kl import kl_from_logits
 from surelock.params import LockParams
 

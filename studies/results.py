@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from studies.study import shown
-from surelock.environment import environment
-from surelock.whole_file import write_whole
+from surelock.results.environment import environment
+from surelock.results.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

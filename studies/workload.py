@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from studies.bench import Bench, Canvas, Length, Text
-from surelock.eval.task_eval import FITTED_TO, PADDED_TOKENS, SUDOKU_TOKENS, evaluation_problems
-from surelock.eval.tasks import Problem
+from surelock.measure.task_eval import FITTED_TO, PADDED_TOKENS, SUDOKU_TOKENS, evaluation_problems
+from surelock.measure.tasks import Problem
 from surelock.params import SamplingParams
 
 # The kinds of problem the embedded model was trained on.

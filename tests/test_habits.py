@@ -56,8 +56,8 @@ def test_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     }
     assert packed == source
     assert {"surelock/py.typed", "surelock/embedded/model.safetensors", "surelock/embedded/README.md"} <= packed
-    assert {"surelock/eval/judge/model.safetensors", "surelock/eval/data/text_test.jsonl.xz"} <= packed
-    assert {"surelock/eval/data/LICENCES.md", "surelock/eval/judge/README.md"} <= packed
+    assert {"surelock/measure/judge/model.safetensors", "surelock/measure/data/text_test.jsonl.xz"} <= packed
+    assert {"surelock/measure/data/LICENCES.md", "surelock/measure/judge/README.md"} <= packed
     assert licenses == {"LICENSE", "NOTICE"}
 
 

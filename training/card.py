@@ -47,7 +47,7 @@ cautious reading. The tokenizer was trained on the same text and is offered unde
   of PostgreSQL (PostgreSQL licence), Python (PSF-2.0), Django (BSD-3-Clause) and Rust (MIT or Apache-2.0), Python
   functions (PSF-2.0, BSD-3-Clause, MIT, Apache-2.0; the `codeio` part of reasoning-gym was rewritten by a language
   model).
-- Problems made by `surelock.eval.tasks`. No text under the GPL or the MPL.
+- Problems made by `surelock.measure.tasks`. No text under the GPL or the MPL.
 
 `training/corpus` rebuilds the text from public packages and lists every source; `training/README.md` says how to
 train.

@@ -16,7 +16,7 @@ import torch
 
 from surelock import LLM, SamplingParams
 from surelock.config import EngineConfig
-from surelock.eval.tasks import check, make_problem
+from surelock.measure.tasks import check, make_problem
 from surelock.text.prompts import Prompt
 from training.canvas import BLOCK_LENGTH
 from training.problems import TASK_WEIGHTS

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from surelock.eval.tasks import make_problem
+from surelock.measure.tasks import make_problem
 
 Tokens = NDArray[np.int64]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from surelock.eval.metrics import distinct_n
+from surelock.measure.metrics import distinct_n
 from training.batches import MASK
 from training.canvas import PROMPT_LENGTH
 from training.model import MaskedDiffusionModel, half_precision

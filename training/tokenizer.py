@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from surelock.eval.tasks import make_problem
+from surelock.measure.tasks import make_problem
 from training.documents import read_documents
 from training.problems import TASK_WEIGHTS
 

@@ -128,7 +128,7 @@ class LockParams:
         Raises:
             ParameterError: there is none, it is malformed, or it was made for other weights.
         """
-        from surelock.calibration_file import read_lock
+        from surelock.results.calibration_file import read_lock
 
         return cls(**read_lock(model, file, frozenset(field.name for field in fields(cls))))
 

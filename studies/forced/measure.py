@@ -12,10 +12,10 @@ from torch import Tensor
 
 from studies.forced.records import GHOST, LOCK_CLASSES, Group, Record
 from studies.study import Row
-from surelock.eval.twin.compare import Comparison, compare
-from surelock.eval.twin.dense_forward import DenseKV, Frozen
-from surelock.eval.twin.guilty import Flip, Scene, find_guilty, lock_effects, relative_change
-from surelock.eval.twin.lockstep import LockedSide, TwinStep
+from surelock.measure.twin.compare import Comparison, compare
+from surelock.measure.twin.dense_forward import DenseKV, Frozen
+from surelock.measure.twin.guilty import Flip, Scene, find_guilty, lock_effects, relative_change
+from surelock.measure.twin.lockstep import LockedSide, TwinStep
 
 # Steps after which the drift of a lock is taken, and ages at which the change of a key is.
 DELAYS: Final = (1, 2, 4, 8, 16, 32, 64, 128)

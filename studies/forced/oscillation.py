@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surelock.eval.parts import row_parts
-from surelock.eval.twin.lockstep import TwinStep
+from surelock.measure.parts import row_parts
+from surelock.measure.twin.lockstep import TwinStep
 from surelock.models.transformer import Transformer
 from surelock.ops.step_kl import kl_from_logits
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.study import Row
-from surelock.eval.statistics import weighted_mean
+from surelock.measure.statistics import weighted_mean
 
 Floats = NDArray[np.float32]
 

@@ -15,9 +15,9 @@ from studies.forced.oscillation import NEAR_TIE, STATES, Array, History, Likenes
 from studies.forced.records import Group, Record
 from studies.plots import Panel, Points, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
-from surelock.eval.dense import DenseDecoder, group_canvases
-from surelock.eval.twin.dense_forward import Frozen
-from surelock.eval.twin.lockstep import LockedSide, TwinStep, teacher_forced
+from surelock.measure.dense import DenseDecoder, group_canvases
+from surelock.measure.twin.dense_forward import Frozen
+from surelock.measure.twin.lockstep import LockedSide, TwinStep, teacher_forced
 from surelock.params import LockParams, SamplingParams
 
 RULES: Final = {"default": LockParams(), "paper": LockParams.paper()}

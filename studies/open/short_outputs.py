@@ -26,7 +26,7 @@ from studies.plots import Panel, picture
 from studies.policies import AfterOneStep, Policy, Refreshed
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from studies.workload import TRAINED, faster, first_of_each, most_frequent, problems
-from surelock.eval.statistics import paired_difference
+from surelock.measure.statistics import paired_difference
 from surelock.params import LockParams
 
 LOCK, CACHE = "lock", "delayed cache"

@@ -17,10 +17,10 @@ from studies.forced.records import LOCK_CLASSES, Group, Record, Sums
 from studies.plots import Panel, Points, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from surelock.errors import ParameterError
-from surelock.eval.dense import DenseDecoder, group_canvases
-from surelock.eval.prompt_sets import task_canvases, text_canvases
-from surelock.eval.rules import parse_rule
-from surelock.eval.twin.lockstep import teacher_forced
+from surelock.measure.dense import DenseDecoder, group_canvases
+from surelock.measure.prompt_sets import task_canvases, text_canvases
+from surelock.measure.rules import parse_rule
+from surelock.measure.twin.lockstep import teacher_forced
 from surelock.params import LockParams, SamplingParams
 
 # Beside its drift in each layer, what the harm of a lock is correlated with.
@@ -32,7 +32,7 @@ MIN_PAIRS: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Rules by name (`surelock.eval.rules`), half texts and half questions, N_gen and steps; then see `Effort`."""
+    """Rules by name (`surelock.measure.rules`), half texts and half questions, N_gen and steps; then see `Effort`."""
 
     rules: tuple[str, ...] = ("default", "literal", "paper")
     num_prompts: int = 64

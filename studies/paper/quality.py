@@ -12,8 +12,8 @@ from studies.measures import COST_NOTE, QUALITY_NOTE, RIGHT_NOTE, Outcome, of_pr
 from studies.plots import Panel, Points, picture
 from studies.study import Cell, Plot, Row, Study, Table
 from studies.workload import problems
-from surelock.eval.task_eval import CanvasKind
-from surelock.eval.tasks import TASKS
+from surelock.measure.task_eval import CanvasKind
+from surelock.measure.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from surelock.calibration_file import fingerprint, places
 from surelock.cli.main import app
-from surelock.eval.dense import DenseDecoder
+from surelock.measure.dense import DenseDecoder
 from surelock.params import LockParams
+from surelock.results.calibration_file import fingerprint, places
 from tests.tiny import MASK, tiny_model
 
 NUM_PROMPTS = 120
@@ -37,8 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("surelock.cli.calibrate.load_llm", lambda options: TinyLLM(folder))
     ids = torch.randint(0, MASK, (NUM_PROMPTS, 5), generator=torch.Generator().manual_seed(0)).tolist()
-    monkeypatch.setattr("surelock.eval.prompt_sets.text_canvases", lambda llm, num, **kwargs: ids[:num])
-    monkeypatch.setattr("surelock.eval.calibration_run.threshold_grid", lambda **kwargs: [1e-3, 1e-2, 0.1, 1.0])
+    monkeypatch.setattr("surelock.measure.prompt_sets.text_canvases", lambda llm, num, **kwargs: ids[:num])
+    monkeypatch.setattr("surelock.measure.calibration_run.threshold_grid", lambda **kwargs: [1e-3, 1e-2, 0.1, 1.0])
     return folder
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from surelock import LLM
 from surelock.cli.main import app
-from surelock.eval.text.continuation import REAL_TEXT
+from surelock.measure.text.continuation import REAL_TEXT
 from tests.cli.conftest import assert_one_line_error
 
 Run = Callable[..., Result]

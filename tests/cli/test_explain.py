@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from surelock.cli.explain import rule_name
 from surelock.cli.main import app
-from surelock.eval.explain import read_cases
+from surelock.measure.explain import read_cases
 from surelock.params import LockParams
 from tests.checkpoints import write_checkpoint
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from surelock.calibration_file import FILE_NAME, fingerprint, write_calibration
 from surelock.errors import NonFiniteLogitsError
+from surelock.results.calibration_file import FILE_NAME, fingerprint, write_calibration
 from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
 from tests.cli.fake_llm import STORY, FakeLLM
 

@@ -43,9 +43,9 @@ def reports(monkeypatch: pytest.MonkeyPatch, library: FakeLibrary) -> list[tuple
         seen.extend(arguments)
         return report
 
-    module = ModuleType("surelock.eval.verify")
+    module = ModuleType("surelock.measure.verify")
     module.verify = verify  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "surelock.eval.verify", module)
+    monkeypatch.setitem(sys.modules, "surelock.measure.verify", module)
     return calls
 
 

@@ -11,7 +11,7 @@ from surelock.decoding.noise import Purpose, uniform
 from surelock.decoding.oracle import oracle_decode
 from surelock.engine.engine import Engine
 from surelock.engine.request import Request
-from surelock.eval.verify import verify
+from surelock.measure.verify import verify
 from surelock.models.transformer import Transformer
 from surelock.ops.row_attention import RowSpan, Spans, reference, row_attention
 from tests.test_golden import FOLDER, canvas_of, cases, load, params_of, rows_of

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from surelock.decoding.oracle import oracle_decode
-from surelock.eval.dense import DenseDecoder
-from surelock.eval.trace import lock_steps, trace
+from surelock.measure.dense import DenseDecoder
+from surelock.measure.trace import lock_steps, trace
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import MASK, tiny_model
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from surelock import LLM
-from surelock.eval.judge import Judge
+from surelock.measure.judge import Judge
 from tests.server.tiny_llm import tiny_llm
 
 LIMIT = 256

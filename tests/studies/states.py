@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surelock.eval.dense import DenseState, KVDrift
+from surelock.measure.dense import DenseState, KVDrift
 
 
 def row(*values: object) -> Tensor:

@@ -20,8 +20,8 @@ from surelock import LLM, LockParams, SamplingParams
 from surelock.bench.driving import Job
 from surelock.decoding.oracle import oracle_decode
 from surelock.errors import ParameterError
-from surelock.eval.dense import DenseDecoder, RefreshEvery
 from surelock.flops import RowCost
+from surelock.measure.dense import DenseDecoder, RefreshEvery
 from tests.studies.conftest import FakeJudge
 
 PARAMS = SamplingParams(max_tokens=12, steps=12, ignore_eos=True, lock=None)
@@ -219,7 +219,7 @@ def test_lengths() -> None:
 
 
 def test_offline_reaches_the_judge(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    from surelock.eval.judge import Judge
+    from surelock.measure.judge import Judge
 
     given: dict[str, object] = {}
     monkeypatch.setattr(Judge, "load", lambda model, **options: given.update(model=model, **options))

@@ -19,7 +19,7 @@ from studies.bounds import (
 )
 from studies.locked_rows import joined, locked_rows
 from studies.open.theorem import hold
-from surelock.eval.trace import Trace, lock_steps
+from surelock.measure.trace import Trace, lock_steps
 from surelock.params import LockParams
 
 RHO, L, FIRST = 0.7225, 300.0, 4e-2

@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, cast
 
 import torch
 
-from surelock.environment import revision
 from surelock.errors import ParameterError, shown, shown_error
 from surelock.models.config import ModelConfig
+from surelock.results.environment import revision
 
 BASELINES: Final = {"official": "official", "fast-dllm": "fast_dllm", "dinfer": "dinfer"}
 _PACKAGE: Final = "surelock_peers"

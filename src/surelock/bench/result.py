@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from surelock.environment import environment
+from surelock.results.environment import environment
 
 Row = dict[str, Any]
 # Called with one line about what is being measured.

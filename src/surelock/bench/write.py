@@ -11,7 +11,7 @@ from typing import Any
 
 from surelock.bench.result import BenchResult
 from surelock.errors import ParameterError
-from surelock.result_folder import check_folder
+from surelock.results.result_folder import check_folder
 
 
 def check_output(folder: Path, *, plots: bool) -> None:

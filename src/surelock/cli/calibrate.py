@@ -26,9 +26,9 @@ from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
-    from surelock.eval.calibration import CalibrationReport
-    from surelock.eval.calibration_run import CalibrationResult
     from surelock.llm import LLM
+    from surelock.measure.calibration import CalibrationReport
+    from surelock.measure.calibration_run import CalibrationResult
 
 # Of them 120 are not held out, half as many again as the least that bounds a risk by 0.05 from any of three starts.
 QUICK_PROMPTS: Final = 180
@@ -114,13 +114,13 @@ def calibrate(
     assert rule is not None
     if report is not None:
         # Late, like all that brings torch.
-        from surelock.eval.figure import check_plots
-        from surelock.result_folder import check_folder
+        from surelock.measure.figure import check_plots
+        from surelock.results.result_folder import check_folder
 
         check_folder(report)
         if not no_plots:
             check_plots()
-    from surelock.eval.calibration_run import Risk, calibration_content, calibration_facts, run_calibration
+    from surelock.measure.calibration_run import Risk, calibration_content, calibration_facts, run_calibration
 
     risk = Risk(delta=delta, alpha=alpha, confidence=confidence, generated_only=generated_only)
     llm = load_llm(model)
@@ -149,7 +149,7 @@ def calibrate(
 
 def _place(llm: LLM, out: Path | None, *, force: bool) -> Path:
     """Where the file will be; refused now if what is there must not be lost."""
-    from surelock.calibration_file import check_replaceable, fingerprint, places
+    from surelock.results.calibration_file import check_replaceable, fingerprint, places
 
     path = out or places(llm.folder, fingerprint(llm.folder))[0]
     replaced = check_replaceable(path, force=force)
@@ -159,7 +159,7 @@ def _place(llm: LLM, out: Path | None, *, force: bool) -> Path:
 
 
 def _store(path: Path, content: dict[str, Any], *, force: bool) -> None:
-    from surelock.calibration_file import write_calibration
+    from surelock.results.calibration_file import write_calibration
 
     try:
         write_calibration(path, content, force=force)
@@ -169,7 +169,7 @@ def _store(path: Path, content: dict[str, Any], *, force: bool) -> None:
 
 
 def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any], *, plots: bool) -> None:
-    from surelock.eval.result_files import write_results
+    from surelock.measure.result_files import write_results
 
     method = (
         f"Risk: total variation above {found.delta:g} between the posterior at the lock and the last one, of a random "
@@ -179,8 +179,8 @@ def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any],
     rest = {name: value for name, value in facts.items() if name != "table"}
     paths = write_results(folder, "calibration", title="Calibration", facts=rest | {"method": method}, rows=found.table)
     if plots:
-        from surelock.eval.calibration_plot import draw_calibration
-        from surelock.eval.figure import image
+        from surelock.measure.calibration_plot import draw_calibration
+        from surelock.measure.figure import image
 
         figure = draw_calibration(found, f"Calibration: {facts['model']}, {facts['risk']['prompts']}")
         for suffix in ("png", "svg"):

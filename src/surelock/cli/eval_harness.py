@@ -94,8 +94,8 @@ def harness(
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ParameterError("the harness is not installed: pip install 'surelock[eval]'")
-    from surelock.eval.result_files import markdown_table, write_results
-    from surelock.result_folder import check_folder
+    from surelock.measure.result_files import markdown_table, write_results
+    from surelock.results.result_folder import check_folder
 
     if out is not None:
         check_folder(out)
@@ -103,8 +103,8 @@ def harness(
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    from surelock.environment import environment
-    from surelock.eval.harness import HarnessModel
+    from surelock.measure.harness import HarnessModel
+    from surelock.results.environment import environment
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     manager = TaskManager(include_path=None if include_path is None else str(include_path))

@@ -120,12 +120,12 @@ def tasks(
     if max_tokens is not None and canvas == "fitted":
         raise ParameterError("--max-tokens has no effect with --canvas fitted; leave one of them out")
     # Late, like all that brings torch.
-    from surelock.environment import environment
-    from surelock.eval.rules import parse_rules
-    from surelock.eval.task_eval import TaskSettings, evaluation_problems, measure_tasks
-    from surelock.eval.task_table import summary_rows, write_tasks
-    from surelock.eval.tasks import TASKS
-    from surelock.result_folder import check_folder
+    from surelock.measure.rules import parse_rules
+    from surelock.measure.task_eval import TaskSettings, evaluation_problems, measure_tasks
+    from surelock.measure.task_table import summary_rows, write_tasks
+    from surelock.measure.tasks import TASKS
+    from surelock.results.environment import environment
+    from surelock.results.result_folder import check_folder
 
     rules = parse_rules(rule or DEFAULT_RULES)
     settings = TaskSettings(
@@ -184,7 +184,7 @@ def _block_length(text: str) -> int | None:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from surelock.eval.task_table import ALL, accuracy_rows
+    from surelock.measure.task_table import ALL, accuracy_rows
 
     totals = [row for row in rows if row["task"] == ALL]
     right = [

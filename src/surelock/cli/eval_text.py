@@ -168,9 +168,9 @@ def text(
                     f"{option} has no effect with --infill, which has texts and gaps of its own; leave it out"
                 )
     # Late, like all that brings torch.
-    from surelock.eval.rules import parse_rules
-    from surelock.eval.text import load_infill, load_text
-    from surelock.result_folder import check_folder
+    from surelock.measure.rules import parse_rules
+    from surelock.measure.text import load_infill, load_text
+    from surelock.results.result_folder import check_folder
 
     rules = parse_rules(rule or DEFAULT_RULES)
     if out is not None:
@@ -180,21 +180,21 @@ def text(
         load_text(path=prompts)
     llm = load_llm(model, measuring_engine(model.device))
     facts: dict[str, Any] = {"command": shlex.join(["surelock", *sys.argv[1:]])}
-    from surelock.eval.judge import Judge
+    from surelock.measure.judge import Judge
 
     with measuring_status() as show:
         show("loading the judge")
         critic = Judge.load(judge, device=llm.device, offline=True if model.offline else None)
         facts |= {"judge": critic.name, "judge_commit": critic.commit}
         if infill:
-            from surelock.eval.text.fill import measure_infilling
+            from surelock.measure.text.fill import measure_infilling
 
             problems = load_infill(num_problems=num_prompts)
             rows, samples = measure_infilling(
                 llm, critic, problems, rules, temperature=temperature, seed=seed, progress=show
             )
         else:
-            from surelock.eval.text.continuation import TextSetting, measure_continuations
+            from surelock.measure.text.continuation import TextSetting, measure_continuations
 
             texts = load_text(
                 path=prompts,
@@ -217,7 +217,7 @@ def text(
                 for rate in rates
             ]
             rows, samples = measure_continuations(llm, critic, texts, settings, rules, chat=chat, progress=show)
-    from surelock.environment import environment
+    from surelock.results.environment import environment
 
     name = "infill" if infill else "text"
     facts |= {
@@ -228,7 +228,7 @@ def text(
         "method": _METHODS[name],
     }
     if out is not None:
-        from surelock.eval.result_files import write_results
+        from surelock.measure.result_files import write_results
 
         title = "Infilling" if infill else "Text continuation"
         for path in write_results(out, name, title=title, facts=facts, rows=rows, samples=samples):
@@ -240,6 +240,6 @@ def text(
 
 
 def _shown(name: str, value: Any) -> str:
-    from surelock.eval.result_files import shown_cell
+    from surelock.measure.result_files import shown_cell
 
     return shown_cell(value) or "-"

@@ -28,8 +28,8 @@ from surelock.errors import ParameterError
 from surelock.params import LockParams, SamplingParams
 
 if TYPE_CHECKING:
-    from surelock.eval.explain import Case
     from surelock.llm import LLM
+    from surelock.measure.explain import Case
 
 # Texts, and as many tasks, among which the worst are looked for.
 _NUM_BUILT_IN: Final = 16
@@ -85,12 +85,12 @@ def explain(
         llm = load_llm(replace(model, dtype=model.dtype or EXACT_DTYPE), measuring_engine(model.device))
         params = SamplingParams(max_tokens=max_tokens, steps=steps, block_length=block_length, lock=rule)
         prompts: list[Any] = read_prompts(texts or [], file) if texts or file else _built_in(llm)
-        from surelock.eval.explain import explain as run_explain
+        from surelock.measure.explain import explain as run_explain
 
         with measuring_status() as show:
             cases = run_explain(llm, prompts, params, rule=rule_name(rule), worst=worst, progress=show)
     if output is not None:
-        from surelock.eval.explain import page
+        from surelock.measure.explain import page
 
         with output:
             output.file.write(page(cases).encode())
@@ -115,7 +115,7 @@ def rule_name(rule: LockParams) -> str:
 
 
 def _built_in(llm: LLM) -> list[dict[str, Any]]:
-    from surelock.eval.prompt_sets import task_canvases, text_canvases
+    from surelock.measure.prompt_sets import task_canvases, text_canvases
 
     canvases = text_canvases(llm, _NUM_BUILT_IN, num_prompt_tokens=_NUM_PROMPT_TOKENS)
     if llm.tokenizer is not None and llm.tokenizer.has_chat_template:
@@ -126,7 +126,7 @@ def _built_in(llm: LLM) -> list[dict[str, Any]]:
 def _loaded(path: Path, texts: list[str] | None, file: Path | None) -> list[Case]:
     if texts or file:
         raise ParameterError(f"{'TEXT' if texts else '--file'} contradicts --load, which runs nothing; leave one out")
-    from surelock.eval.explain import read_cases
+    from surelock.measure.explain import read_cases
 
     try:
         content = path.read_bytes()

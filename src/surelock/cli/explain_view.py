@@ -8,9 +8,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from surelock.cli.terminal import visible
-from surelock.eval.explain import Case
-from surelock.eval.explain.page import guilty_counts
-from surelock.eval.explain.wording import damage_line, guilty_heading, guilty_line, summary, visible_break
+from surelock.measure.explain import Case
+from surelock.measure.explain.page import guilty_counts
+from surelock.measure.explain.wording import damage_line, guilty_heading, guilty_line, summary, visible_break
 
 _LABELS = ("", "no locks ", "locks    ")
 _LEGEND = "▼ where the runs part; * written because of locks; a number: guilty of so many; ~ ghost"

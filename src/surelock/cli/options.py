@@ -269,8 +269,8 @@ class LockOptions:
         """Say on stderr if --calibrated was found for another way of decoding: its risk is bounded for that alone."""
         if not self.calibrated:
             return
-        from surelock.calibration_file import read_decoding
         from surelock.cli.terminal import note
+        from surelock.results.calibration_file import read_decoding
 
         found = read_decoding(_folder(model))
         if params.max_tokens == 0:

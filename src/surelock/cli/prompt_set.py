@@ -13,8 +13,8 @@ import typer
 from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
-    from surelock.eval.dense import Canvas
     from surelock.llm import LLM
+    from surelock.measure.dense import Canvas
 
 MEASURE_PANEL: Final = "Measurement"
 
@@ -69,7 +69,7 @@ class PromptSetOptions:
         if self.tasks and self.prompts is not None:
             raise ParameterError("--tasks contradicts --prompts; leave one of them out")
         num = self.num_prompts or (num_on_gpu if llm.device.type == "cuda" else num_on_cpu)
-        from surelock.eval.prompt_sets import check_room, task_canvases, text_canvases
+        from surelock.measure.prompt_sets import check_room, task_canvases, text_canvases
 
         if self.tasks:
             found = task_canvases(llm, num, seed=0)
@@ -81,7 +81,7 @@ class PromptSetOptions:
 
 def run_facts(llm: LLM) -> dict[str, Any]:
     """The command, the machine and the model of a result file."""
-    from surelock.environment import environment
+    from surelock.results.environment import environment
 
     return {
         "command": shlex.join(["surelock", *sys.argv[1:]]),

@@ -26,7 +26,7 @@ from surelock.cli.terminal import can_animate, print_facts, standard_error, stan
 from surelock.cli.watch import write_json
 
 if TYPE_CHECKING:
-    from surelock.eval.verify import VerifyReport
+    from surelock.measure.verify import VerifyReport
 
 DEFAULT_PROMPTS: Final[tuple[Prompt, ...]] = (
     "Once upon a time, in a small town by the sea,",
@@ -68,7 +68,7 @@ def verify(
     prompts = read_prompts(texts or [], file) if texts or file else list(DEFAULT_PROMPTS)
     llm = load_llm(model)
 
-    from surelock.eval.verify import verify as run_verify
+    from surelock.measure.verify import verify as run_verify
 
     with _status() as show:
         report = run_verify(llm, prompts, params, progress=lambda done, total: show(f"verified {done} of {total}"))

@@ -1,6 +1,0 @@
-"""Held-out text: prompts with what really follows them, and problems of filling a gap."""
-
-from surelock.eval.text.infilling import InfillProblem, load_infill
-from surelock.eval.text.prompts import TextPrompt, load_text
-
-__all__ = ["InfillProblem", "TextPrompt", "load_infill", "load_text"]

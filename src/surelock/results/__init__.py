@@ -1,0 +1,1 @@
+"""What a run leaves behind: files that are whole or absent, the environment, a calibration."""
