@@ -17,6 +17,21 @@ class Source:
     shape: tuple[int, ...]
 
 
+def norm_sources(ours: str, theirs: str, size: int) -> dict[str, tuple[Source, ...]]:
+    """The weight of a norm."""
+    return {f"{ours}.weight": (Source(f"{theirs}.weight", (size,)),)}
+
+
+def linear_sources(
+    ours: str, theirs: Mapping[str, int], num_inputs: int, *, bias: bool
+) -> dict[str, tuple[Source, ...]]:
+    """The weight and bias of a projection made up of theirs, each name with its number of outputs, in this order."""
+    sources = {f"{ours}.weight": tuple(Source(f"{name}.weight", (rows, num_inputs)) for name, rows in theirs.items())}
+    if bias:
+        sources[f"{ours}.bias"] = tuple(Source(f"{name}.bias", (rows,)) for name, rows in theirs.items())
+    return sources
+
+
 def _no_sources(config: ModelConfig) -> tuple[Source, ...]:
     return ()
 

@@ -55,31 +55,34 @@ class TransformerLayer(nn.Module):
         The sum is left open so that adding and norming are one pass. The rows' keys and values in the pool are
         overwritten.
         """
-        normed, x = self.attn_norm.add(x, delta)
-        q = rope_store(self._qkv(normed), *rotation, batch.places, kv.keys, kv.values)
-        attended = row_attention(q, kv.keys, kv.values, batch.spans)
-        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
-        return x, self.down(swiglu(self.gate_up(normed)))
+        qkv, x = self._projected(x, delta)
+        q = rope_store(qkv, *rotation, batch.places, kv.keys, kv.values)
+        return self._fed(x, row_attention(q, kv.keys, kv.values, batch.spans))
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x [R, hidden_size] -> rotated q [R, num_heads, head_dim], rotated k and v [R, num_kv_heads, head_dim]."""
-        config = self.config
-        num_heads = config.num_heads + 2 * config.num_kv_heads
-        heads = self._qkv(self.attn_norm(x)).reshape(len(x), num_heads, config.head_dim)
-        q, k, v = heads.tensor_split((config.num_heads, config.num_heads + config.num_kv_heads), dim=1)
+        num_heads, num_kv_heads = self.config.num_heads, self.config.num_kv_heads
+        qkv, _ = self._projected(x, None)
+        heads = qkv.reshape(len(x), num_heads + 2 * num_kv_heads, self.config.head_dim)
+        q, k, v = heads.tensor_split((num_heads, num_heads + num_kv_heads), dim=1)
         return rotate(q, *rotation), rotate(k, *rotation), v
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Output projection and feed-forward: x [R, hidden_size], attended [R, num_heads, head_dim]."""
-        x = x + self.attn_out(attended.flatten(1))
-        fed: Tensor = self.down(swiglu(self.gate_up(self.ff_norm(x))))
+        """The rest of the layer after attention: x [R, hidden_size], attended [R, num_heads, head_dim]."""
+        x, fed = self._fed(x, attended)
         return x + fed
 
-    def _qkv(self, normed: Tensor) -> Tensor:
-        """Queries, keys and values side by side, [R, query_size + 2 kv_size]."""
+    def _projected(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values side by side, [R, query_size + 2 kv_size], and x + delta."""
+        normed, x = self.attn_norm.add(x, delta)
         qkv: Tensor = self.qkv(normed)
         if not self.config.qk_norm:
-            return qkv
+            return qkv, x
         query_size, kv_size = self.config.query_size, self.config.kv_size
         q, k, v = qkv.tensor_split((query_size, query_size + kv_size), dim=-1)
-        return torch.cat((self.q_norm(q.contiguous()), self.k_norm(k.contiguous()), v), dim=-1)
+        return torch.cat((self.q_norm(q.contiguous()), self.k_norm(k.contiguous()), v), dim=-1), x
+
+    def _fed(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """x with what was attended, and what the feed-forward makes of it."""
+        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
+        return x, self.down(swiglu(self.gate_up(normed)))

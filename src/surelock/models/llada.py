@@ -14,7 +14,7 @@ from pydantic import Field
 
 from surelock.errors import ConfigError
 from surelock.models.config import ModelConfig
-from surelock.models.family import Family, Source
+from surelock.models.family import Family, Source, linear_sources, norm_sources
 from surelock.models.schema import (
     MAX_INTERMEDIATE_SIZE,
     CheckpointSchema,
@@ -25,11 +25,17 @@ from surelock.models.schema import (
     NormEps,
     NumHeads,
     NumLayers,
+    RopeSchema,
     RopeTheta,
     SequenceLength,
     TokenId,
     VocabSize,
+    end_ids,
+    head_size,
     parse,
+    require,
+    require_multiple,
+    rope_theta,
     shown_as_json,
 )
 
@@ -49,15 +55,6 @@ class LLaDAConfig(ModelConfig):
     """
 
     block_group_size: int = 1
-
-
-class RopeSchema(CheckpointSchema):
-    """`rope_parameters` (transformers 5) or `rope_scaling` (transformers 4)."""
-
-    rope_theta: RopeTheta | None = None
-    rope_type: Literal["default"] | None = None
-    type: Literal["default"] | None = None
-    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
 
 
 class LLaDASchema(CheckpointSchema):
@@ -117,11 +114,16 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> LLaDA
     schema = parse(LLaDASchema, raw, "config.json")
     generation_schema = parse(GenerationSchema, generation, "generation_config.json")
     embedding_size = schema.embedding_size or schema.vocab_size
-    _check_sizes(schema, embedding_size)
     _check_norms(schema)
+    head_dim = head_size("d_model", schema.d_model, "n_heads", schema.n_heads)
+    num_kv_heads = _num_kv_heads(schema)
+    require_multiple("n_heads", schema.n_heads, "n_kv_heads", num_kv_heads)
+    require_multiple("n_layers", schema.n_layers, "block_group_size", schema.block_group_size)
+    require(
+        embedding_size >= schema.vocab_size,
+        f"embedding_size is {embedding_size}; it must be at least vocab_size, {schema.vocab_size}",
+    )
     mask_token_id = _mask_token_id(schema, embedding_size)
-    eos_token_ids = tuple(dict.fromkeys((*schema.eos_token_id, *generation_schema.eos_token_id)))
-    _check_eos(eos_token_ids, mask_token_id, embedding_size)
     return LLaDAConfig(
         family="llada",
         vocab_size=schema.vocab_size,
@@ -130,13 +132,15 @@ def parse_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> LLaDA
         intermediate_size=_intermediate_size(schema),
         num_layers=schema.n_layers,
         num_heads=schema.n_heads,
-        num_kv_heads=_num_kv_heads(schema),
-        head_dim=schema.d_model // schema.n_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
         max_sequence_length=schema.max_sequence_length,
         norm_eps=schema.rms_norm_eps,
-        rope_theta=_rope_theta(schema),
+        rope_theta=rope_theta(schema.rope_theta, schema.rope_parameters, schema.rope_scaling),
         mask_token_id=mask_token_id,
-        eos_token_ids=eos_token_ids,
+        eos_token_ids=end_ids(
+            schema.eos_token_id, generation_schema, mask_token_id=mask_token_id, embedding_size=embedding_size
+        ),
         tie_embeddings=schema.weight_tying,
         qkv_bias=schema.include_qkv_bias,
         bias=schema.include_bias,
@@ -154,7 +158,7 @@ def parameter_sources(config: ModelConfig) -> dict[str, tuple[Source, ...]]:
     sources: dict[str, tuple[Source, ...]] = {"embedding.weight": (embedding,)}
     for layer in range(config.num_layers):
         sources |= _layer_sources(config, f"layers.{layer}", _layer_name(config, layer))
-    sources["norm.weight"] = (Source(f"{ROOT}.ln_f.weight", (config.hidden_size,)),)
+    sources |= norm_sources("norm", f"{ROOT}.ln_f", config.hidden_size)
     if not config.tie_embeddings:
         sources |= _head_sources(config)
     return sources
@@ -177,78 +181,36 @@ def _layer_name(config: ModelConfig, layer: int) -> str:
 def _layer_sources(config: ModelConfig, ours: str, theirs: str) -> dict[str, tuple[Source, ...]]:
     hidden_size, intermediate_size = config.hidden_size, config.intermediate_size
     query_size, kv_size = config.query_size, config.kv_size
-    query_key_value = {
-        f"{theirs}.q_proj": query_size,
-        f"{theirs}.k_proj": kv_size,
-        f"{theirs}.v_proj": kv_size,
-    }
+    qkv = {f"{theirs}.q_proj": query_size, f"{theirs}.k_proj": kv_size, f"{theirs}.v_proj": kv_size}
     gate_up = {f"{theirs}.ff_proj": intermediate_size, f"{theirs}.up_proj": intermediate_size}
     sources = {
-        f"{ours}.attn_norm.weight": (Source(f"{theirs}.attn_norm.weight", (hidden_size,)),),
-        **_linear_sources(f"{ours}.qkv", query_key_value, hidden_size, bias=config.qkv_bias or config.bias),
-        **_linear_sources(f"{ours}.attn_out", {f"{theirs}.attn_out": hidden_size}, query_size, bias=config.bias),
-        f"{ours}.ff_norm.weight": (Source(f"{theirs}.ff_norm.weight", (hidden_size,)),),
-        **_linear_sources(f"{ours}.gate_up", gate_up, hidden_size, bias=config.bias),
-        **_linear_sources(f"{ours}.down", {f"{theirs}.ff_out": hidden_size}, intermediate_size, bias=config.bias),
+        **norm_sources(f"{ours}.attn_norm", f"{theirs}.attn_norm", hidden_size),
+        **linear_sources(f"{ours}.qkv", qkv, hidden_size, bias=config.qkv_bias or config.bias),
+        **linear_sources(f"{ours}.attn_out", {f"{theirs}.attn_out": hidden_size}, query_size, bias=config.bias),
+        **norm_sources(f"{ours}.ff_norm", f"{theirs}.ff_norm", hidden_size),
+        **linear_sources(f"{ours}.gate_up", gate_up, hidden_size, bias=config.bias),
+        **linear_sources(f"{ours}.down", {f"{theirs}.ff_out": hidden_size}, intermediate_size, bias=config.bias),
     }
     if config.qk_norm:
-        sources[f"{ours}.q_norm.weight"] = (Source(f"{theirs}.q_norm.weight", (query_size,)),)
-        sources[f"{ours}.k_norm.weight"] = (Source(f"{theirs}.k_norm.weight", (kv_size,)),)
+        sources |= norm_sources(f"{ours}.q_norm", f"{theirs}.q_norm", query_size)
+        sources |= norm_sources(f"{ours}.k_norm", f"{theirs}.k_norm", kv_size)
     return sources
 
 
 def _head_sources(config: ModelConfig) -> dict[str, tuple[Source, ...]]:
-    return _linear_sources("head", {f"{ROOT}.ff_out": config.embedding_size}, config.hidden_size, bias=config.bias)
-
-
-def _linear_sources(
-    ours: str, theirs: Mapping[str, int], num_inputs: int, *, bias: bool
-) -> dict[str, tuple[Source, ...]]:
-    sources = {f"{ours}.weight": tuple(Source(f"{name}.weight", (rows, num_inputs)) for name, rows in theirs.items())}
-    if bias:
-        sources[f"{ours}.bias"] = tuple(Source(f"{name}.bias", (rows,)) for name, rows in theirs.items())
-    return sources
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise ConfigError(f"config.json: {problem}")
-
-
-def _check_sizes(schema: LLaDASchema, embedding_size: int) -> None:
-    num_kv_heads = _num_kv_heads(schema)
-    _require(
-        schema.d_model % schema.n_heads == 0,
-        f"d_model is {schema.d_model}; it must be a multiple of n_heads, {schema.n_heads}",
-    )
-    _require(
-        schema.d_model // schema.n_heads % 2 == 0,
-        f"d_model / n_heads is {schema.d_model // schema.n_heads}; rotary embeddings need an even head size",
-    )
-    _require(
-        schema.n_heads % num_kv_heads == 0,
-        f"n_heads is {schema.n_heads}; it must be a multiple of n_kv_heads, {num_kv_heads}",
-    )
-    _require(
-        schema.n_layers % schema.block_group_size == 0,
-        f"n_layers is {schema.n_layers}; it must be a multiple of block_group_size, {schema.block_group_size}",
-    )
-    _require(
-        embedding_size >= schema.vocab_size,
-        f"embedding_size is {embedding_size}; it must be at least vocab_size, {schema.vocab_size}",
-    )
+    return linear_sources("head", {f"{ROOT}.ff_out": config.embedding_size}, config.hidden_size, bias=config.bias)
 
 
 def _check_norms(schema: LLaDASchema) -> None:
     # The reference reads null as include_bias.
     norm_bias = schema.include_bias if schema.bias_for_layer_norm is None else schema.bias_for_layer_norm
-    _require(
+    require(
         not norm_bias,
         f"bias_for_layer_norm is {shown_as_json(schema.bias_for_layer_norm)} and include_bias "
         f"{shown_as_json(schema.include_bias)}, which gives the norms a bias; surelock implements only norms without "
         "one",
     )
-    _require(
+    require(
         schema.attention_layer_norm_with_affine or not schema.attention_layer_norm,
         "attention_layer_norm_with_affine is false; surelock implements only true with attention_layer_norm",
     )
@@ -259,7 +221,7 @@ def _num_kv_heads(schema: LLaDASchema) -> int:
         return 1 if schema.multi_query_attention else schema.n_heads
     if schema.multi_query_attention is not None:
         implied = 1 if schema.multi_query_attention else schema.n_heads
-        _require(
+        require(
             schema.n_kv_heads == implied,
             f"n_kv_heads is {schema.n_kv_heads}, but multi_query_attention is "
             f"{shown_as_json(schema.multi_query_attention)}, which means {implied}; set one of them to null",
@@ -271,23 +233,12 @@ def _intermediate_size(schema: LLaDASchema) -> int:
     if schema.mlp_hidden_size is not None:
         return schema.mlp_hidden_size
     size = schema.mlp_ratio * schema.d_model
-    _require(
+    require(
         size == int(size) and 1 <= size <= MAX_INTERMEDIATE_SIZE,
         f"mlp_ratio is {schema.mlp_ratio:g} and d_model {schema.d_model}; their product must be an integer from 1 to "
         f"{MAX_INTERMEDIATE_SIZE}, or set mlp_hidden_size",
     )
     return int(size)
-
-
-def _rope_theta(schema: LLaDASchema) -> float:
-    nested = [rope.rope_theta for rope in (schema.rope_parameters, schema.rope_scaling) if rope is not None]
-    values = {theta for theta in (schema.rope_theta, *nested) if theta is not None}
-    _require(len(values) > 0, "rope_theta is missing; a model cannot be built without it")
-    _require(
-        len(values) == 1,
-        f"rope_theta is given as {' and as '.join(f'{theta:g}' for theta in sorted(values))}; keep one of them",
-    )
-    return values.pop()
 
 
 def _mask_token_id(schema: LLaDASchema, embedding_size: int) -> int:
@@ -296,24 +247,11 @@ def _mask_token_id(schema: LLaDASchema, embedding_size: int) -> int:
         return LLADA_8B_MASK_TOKEN_ID
     if mask_token_id is None:
         raise ConfigError("config.json: mask_token_id is missing; set it to the id of the tokenizer's mask token")
-    _require(
+    require(
         mask_token_id < embedding_size,
         f"mask_token_id is {mask_token_id}; it must be less than embedding_size, {embedding_size}",
     )
     return mask_token_id
-
-
-def _check_eos(eos_token_ids: tuple[int, ...], mask_token_id: int, embedding_size: int) -> None:
-    for token_id in eos_token_ids:
-        _require(
-            token_id < embedding_size,
-            f"eos_token_id (here or in generation_config.json) is {token_id}; it must be less than embedding_size, "
-            f"{embedding_size}",
-        )
-        _require(
-            token_id != mask_token_id,
-            f"eos_token_id (here or in generation_config.json) is {token_id}, which is also mask_token_id",
-        )
 
 
 LLADA: Final = Family(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -52,6 +52,15 @@ class GenerationSchema(CheckpointSchema):
     eos_token_id: EosTokenIds = Field(default_factory=list)
 
 
+class RopeSchema(CheckpointSchema):
+    """`rope_parameters` (transformers 5) or `rope_scaling` (transformers 4)."""
+
+    rope_theta: RopeTheta | None = None
+    rope_type: Literal["default"] | None = None
+    type: Literal["default"] | None = None
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
+
+
 SchemaT = TypeVar("SchemaT", bound=CheckpointSchema)
 
 
@@ -77,6 +86,58 @@ def _describe(detail: ErrorDetails) -> str:
         )
     limit = detail["msg"].replace("Input should be", "it must be").replace("List should have", "it must have")
     return f"{field} is {shown_as_json(detail['input'])}; {limit}"
+
+
+def require(condition: bool, problem: str) -> None:
+    """Raises ConfigError: config.json has the problem unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"config.json: {problem}")
+
+
+def require_multiple(name: str, value: int, of: str, unit: int) -> None:
+    """Raises ConfigError: the value of the field `name` is no multiple of that of the field `of`."""
+    require(value % unit == 0, f"{name} is {value}; it must be a multiple of {of}, {unit}")
+
+
+def head_size(width_name: str, width: int, heads_name: str, num_heads: int) -> int:
+    """Elements of one head.
+
+    Raises:
+        ConfigError: the heads do not divide the width, or into a size that cannot be rotated.
+    """
+    require_multiple(width_name, width, heads_name, num_heads)
+    size = width // num_heads
+    require(size % 2 == 0, f"{width_name} / {heads_name} is {size}; rotary embeddings need an even head size")
+    return size
+
+
+def rope_theta(own: float | None, *nested: RopeSchema | None) -> float:
+    """The one base of the rotary embedding, which may be given in several places.
+
+    Raises:
+        ConfigError: it is given nowhere, or differently in two places.
+    """
+    values = {theta for theta in (own, *(rope.rope_theta for rope in nested if rope is not None)) if theta is not None}
+    require(len(values) > 0, "rope_theta is missing; a model cannot be built without it")
+    shown_values = " and as ".join(f"{theta:g}" for theta in sorted(values))
+    require(len(values) == 1, f"rope_theta is given as {shown_values}; keep one of them")
+    return values.pop()
+
+
+def end_ids(
+    config_ids: Sequence[int], generation: GenerationSchema, *, mask_token_id: int, embedding_size: int
+) -> tuple[int, ...]:
+    """Ids that end a text, of both files, each once.
+
+    Raises:
+        ConfigError: one is outside the embedding, or is the mask's.
+    """
+    ids = tuple(dict.fromkeys((*config_ids, *generation.eos_token_id)))
+    for token_id in ids:
+        told = f"eos_token_id (here or in generation_config.json) is {token_id}"
+        require(token_id < embedding_size, f"{told}; it must be less than embedding_size, {embedding_size}")
+        require(token_id != mask_token_id, f"{told}, which is also mask_token_id")
+    return ids
 
 
 def shown_as_json(value: object) -> str:
