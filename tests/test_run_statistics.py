@@ -12,6 +12,7 @@ import torch
 from surelock import LLM, EngineConfig, LockParams, RequestOutput, SamplingParams, StepUpdate
 from surelock.decoding.oracle import oracle_decode
 from surelock.flops import RowCost
+from surelock.measure.verify import noise_floor
 from surelock.models.transformer import Transformer
 from tests.checkpoints import write_checkpoint
 
@@ -209,9 +210,9 @@ def test_noise_floor_compares_batches_of_other_shapes(
         hidden = compute(self, batch, kv)  # type: ignore[arg-type]
         return hidden * (1 + len(hidden) / 2**11)
 
-    exact = llm.noise_floor(PROMPT, SamplingParams(max_tokens=8))
+    exact = noise_floor(llm, PROMPT, SamplingParams(max_tokens=8))
     assert exact["max"] < 1e-2
     monkeypatch.setattr(Transformer, "hidden", shape_dependent)
-    floor = llm.noise_floor(PROMPT, SamplingParams(max_tokens=8))
+    floor = noise_floor(llm, PROMPT, SamplingParams(max_tokens=8))
     assert 0 < floor["median"] <= floor["p99"] <= floor["max"]
     assert floor["max"] > exact["max"]

@@ -1,4 +1,4 @@
-"""`LLM`, the public door: load a model, turn prompts into canvases, decode them, give back text."""
+"""`LLM`: load a model, turn prompts into canvases, decode them, give back text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
 from surelock.engine.engine import Engine, check_params
 from surelock.engine.loading import check_size, load_model
-from surelock.engine.noise_floor import noise_floor
 from surelock.engine.request import Request
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
 from surelock.models.hub import resolve_model
@@ -83,7 +82,7 @@ class LLM:
         self.tokenizer = Tokenizer.from_folder(files.folder, self.config)
 
         # What a call has left behind: memory and captured graphs for the next one.
-        self._idle_engines: list[Engine] = []
+        self._idle_engine: Engine | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,19 +184,6 @@ class LLM:
         checked = [self._check_canvas(canvas) for canvas in canvases]
         return torch.cat([self.transformer.logits(canvas) for canvas in checked])
 
-    def noise_floor(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> dict[str, float]:
-        """KL in nats of a null pair: the same canvas computed alone and next to others, where the truth is 0.
-
-        {"median", "p99", "max"} over all positions. A `kl_threshold` below it locks on rounding.
-        """
-        own = _one_params(params)
-        encoded = [
-            encode_prompt(prompt, tokenizer=self.tokenizer, config=self.config, params=own)
-            for prompt in normalise_prompts(prompts)
-        ]
-        canvases = [prompt.token_ids(own.max_tokens, self.config.mask_token_id) for prompt in encoded]
-        return noise_floor(self.transformer, canvases)
-
     def encode(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[EncodedPrompt]:
         """Each prompt as `generate` would decode it; all that `generate` checks is checked, and nothing runs.
 
@@ -241,24 +227,24 @@ class LLM:
         return [output for output in outputs if output is not None]
 
     def _stream(self, call: _Call, *, watched: bool = True) -> Iterator[StepUpdate]:
-        engine = self._idle_engines.pop() if self._idle_engines else Engine(self.transformer, self.engine_config)
+        engine = self._idle_engine or Engine(self.transformer, self.engine_config)
+        self._idle_engine = None
         index_of: dict[Request, int] = {}
         try:
             for index, (prompt, own) in enumerate(zip(call.encoded, call.params, strict=True)):
                 index_of[engine.add_request(prompt.canvas_ids, own)] = index
-            while engine.has_unfinished:
-                for snapshot in engine.step(watched=watched):
-                    request = snapshot.request
-                    if request.error is not None:
-                        raise request.error
-                    output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
-                    yield step_update(snapshot, index_of[request], self.config, output)
+            for snapshot in engine.run(watched=watched):
+                request = snapshot.request
+                if request.error is not None:
+                    raise request.error
+                output = request_output(snapshot, self.config, self.tokenizer) if request.is_finished else None
+                yield step_update(snapshot, index_of[request], self.config, output)
         finally:
             # An abandoned iterator leaves requests behind; an engine that failed is left to itself.
             if not engine.has_failed:
                 for request in index_of:
                     engine.abort_request(request)
-                self._idle_engines = [engine]
+                self._idle_engine = engine
 
     def _check_canvas(self, canvas: object) -> list[int]:
         limit = self.config.max_sequence_length

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from surelock.config import EngineConfig
 from surelock.errors import ModelNotFoundError, ParameterError, PromptError, TokenizerError
 from surelock.models.config import ModelConfig
 from surelock.output import Gap, RequestOutput, RequestStats, StepUpdate
@@ -72,6 +73,7 @@ class FakeLLM:
     device: str | None = "cpu"
     revision: str | None = None
     offline: bool | None = None
+    engine_config: EngineConfig | None = None
     reply: str = STORY
     error: BaseException | None = None
     error_at_step: int = 0
@@ -149,9 +151,6 @@ class FakeLLM:
         if not self.words.has_chat_template:
             raise TokenizerError("the tokenizer has no chat template; use generate")
         return self.words.encode_chat(messages)
-
-    def noise_floor(self, prompts: Any, params: SamplingParams | None = None) -> dict[str, float]:
-        return {"median": 0.0, "p99": 1e-9, "max": 2e-8}
 
     def _given(self, prompt: str | dict[str, list[Any]]) -> list[int | None]:
         if isinstance(prompt, str):

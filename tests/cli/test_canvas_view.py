@@ -18,13 +18,13 @@ from surelock.cli import watch
 from surelock.cli.canvas_view import (
     COMPUTED_STYLE,
     FRESH_STYLE,
-    LOCKED_STYLE,
     MASKED_STYLE,
     CanvasDecoder,
     CanvasView,
     PromptPicture,
 )
 from surelock.cli.progress import JobProgress
+from surelock.cli.terminal import LOCKED_STYLE
 from surelock.output import StepUpdate
 from surelock.params import SamplingParams
 from tests.cli.conftest import FakeLibrary, Run

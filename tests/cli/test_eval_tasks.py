@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from surelock import LLM
-from surelock.cli import eval_tasks
 from surelock.cli.main import app
 from tests.cli.conftest import assert_one_line_error
 from tests.server.tiny_llm import tiny_llm
@@ -33,7 +32,7 @@ def options(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.extend(arguments)
         return llm
 
-    monkeypatch.setattr(eval_tasks, "load_llm", load)
+    monkeypatch.setattr("surelock.cli.measuring.load_llm", load)
     return seen
 
 

@@ -26,8 +26,7 @@ def llm() -> LLM:
 
 @pytest.fixture
 def run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for command in ("eval_text", "eval_harness"):
-        monkeypatch.setattr(f"surelock.cli.{command}.load_llm", lambda *_: llm)
+    monkeypatch.setattr("surelock.cli.measuring.load_llm", lambda *_: llm)
     return lambda *arguments: CliRunner().invoke(app, ["eval", *map(str, arguments)], catch_exceptions=False)
 
 

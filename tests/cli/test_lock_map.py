@@ -102,10 +102,10 @@ def test_failed_drawing_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
     for update in updates_of(4):
         recorder.update(update)
 
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("surelock.cli.lock_map.save_figure", fail)
+    monkeypatch.setattr("surelock.measure.figure.image", fail)
     with pytest.raises(OSError, match="No space left"):
         recorder.save()
     assert path.read_bytes() == b"old"

@@ -45,6 +45,7 @@ def reports(monkeypatch: pytest.MonkeyPatch, library: FakeLibrary) -> list[tuple
 
     module = ModuleType("surelock.measure.verify")
     module.verify = verify  # type: ignore[attr-defined]
+    module.noise_floor = lambda *arguments: {"median": 0.0, "p99": 1e-9, "max": 2e-8}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "surelock.measure.verify", module)
     return calls
 

@@ -117,12 +117,13 @@ def test_a_graph_is_captured_once_for_each_bucket_and_outlives_the_call() -> Non
     llm = LLM(device="cuda", dtype="bfloat16")
     params = SamplingParams(max_tokens=40, lock=None)
     first = llm.generate(["The sea", "A tree"], params)
-    (engine,) = llm._idle_engines
+    engine = llm._idle_engine
+    assert engine is not None
     num_graphs = engine.num_graphs
     # One forward; one set of decisions for each number of masks, padded.
     assert 2 <= num_graphs <= 8
     assert llm.generate(["The sea", "A tree"], params) == first
-    assert llm._idle_engines == [engine]
+    assert llm._idle_engine is engine
     assert engine.num_graphs == num_graphs
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from surelock.cli.loading import device_and_dtype, load_llm
-from surelock.cli.measuring import measuring_status, parse_numbers, print_table
-from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, JsonFlag, LockOptions, ModelOptions, with_options
-from surelock.cli.terminal import note, standard_output
+from surelock.cli.measuring import command_line, note_written, parse_numbers, print_table, shown
+from surelock.cli.options import (
+    MEASURE_PANEL,
+    MODEL_PANEL,
+    OUTPUT_PANEL,
+    JsonFlag,
+    LockOptions,
+    ModelOptions,
+    NoPlots,
+    option,
+    with_options,
+)
+from surelock.cli.terminal import note, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 from surelock.params import LockParams
@@ -23,59 +31,82 @@ if TYPE_CHECKING:
     from surelock.bench.result import BenchResult
     from surelock.bench.subject import Subject
 
-MEASURE_PANEL: Final = "Measurement"
 Schedule = Literal["default", "paper"]
-
-QuickFlag = Annotated[bool, typer.Option("--quick", metavar="", help="As little as possible, to see that it runs.")]
 BaselineOption = Annotated[
     tuple[str, Path] | None,
-    typer.Option(
-        "--baseline",
-        metavar="NAME DIR",
-        help="Also time a peer: official, fast-dllm or dinfer, and the folder of its code, which is run: pass only "
+    option(
+        "Also time a peer: official, fast-dllm or dinfer, and the folder of its code, which is run: pass only "
         "code you trust. Needs surelock itself to be installed from a checkout (pip install -e).",
-        show_default=False,
-        rich_help_panel=MEASURE_PANEL,
+        metavar="NAME DIR",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShapeOptions:
-    """A model made up on the fly instead of a loaded one."""
+class BenchOptions:
+    """What is measured, a loaded model or one made up on the fly, and where results go."""
 
+    model: ModelOptions
     shape: Annotated[
         str | None,
-        typer.Option(
-            help="Random weights of this shape instead of a model: llada-8b (on a CUDA device) or tiny.",
-            show_default=False,
-            rich_help_panel=MODEL_PANEL,
-        ),
+        option("Random weights of this shape instead of a model: llada-8b (on a CUDA device) or tiny.", MODEL_PANEL),
     ] = None
     schedule: Annotated[
         Schedule | None,
-        typer.Option(
-            help="Script the locks follow on random weights: default (what the default rule leaves on trained weights) "
+        option(
+            "Script the locks follow on random weights: default (what the default rule leaves on trained weights) "
             "or paper (Figure 2 of the paper).",
-            show_default="default",
-            rich_help_panel=MODEL_PANEL,
+            MODEL_PANEL,
+            default="default",
         ),
     ] = None
+    out: Annotated[Path | None, option("Folder for the JSON and CSV files and the plots.", OUTPUT_PANEL)] = None
+    no_plots: NoPlots = False
+    quick: Annotated[bool, option("As little as possible, to see that it runs.")] = False
+    json: JsonFlag = False
 
+    def check_output(self) -> None:
+        """Refuse a place that results cannot be written to before anything is measured."""
+        if self.out is not None:
+            from surelock.bench.write import check_output
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultOptions:
-    """Where results go."""
+            check_output(self.out, plots=not self.no_plots)
 
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the JSON and CSV files and the plots.", show_default=False, rich_help_panel=OUTPUT_PANEL
-        ),
-    ] = None
-    no_plots: Annotated[
-        bool, typer.Option("--no-plots", metavar="", help="Draw nothing.", rich_help_panel=OUTPUT_PANEL)
-    ] = False
+    def subject(self, lock: LockOptions | None = None) -> Subject:
+        """What is to be measured; `lock` is None where no rule is involved."""
+        if self.shape is None:
+            if self.schedule is not None:
+                raise ParameterError("--schedule has no effect on a model with trained weights: add --shape")
+            rule = LockParams() if lock is None else lock.lock_params(self.model)
+            from surelock.bench.subject import trained_subject
+
+            # A rule that never locks does for none.
+            return trained_subject(load_llm(self.model), rule or LockParams(kl_threshold=-1.0))
+        for name in ("model", "revision"):
+            if getattr(self.model, name) is not None:
+                raise ParameterError(f"--{name} contradicts --shape; leave one of them out")
+        if lock is not None and lock != LockOptions():
+            names = (field.name for field in fields(lock))
+            given = next(name for name in names if getattr(lock, name) != getattr(LockOptions(), name))
+            raise ParameterError(
+                f"--{given.replace('_', '-')} has no effect with --shape, whose locks follow a script; use --schedule"
+            )
+        from surelock.bench.subject import random_subject
+
+        device, dtype = device_and_dtype(self.model)
+        return random_subject(self.shape, self.schedule or "default", device=device, dtype=dtype)
+
+    def report(self, found: BenchResult) -> None:
+        """Write and print what was found."""
+        content = found.to_dict(command_line())
+        if self.out is not None:
+            from surelock.bench.write import write_result
+
+            note_written(write_result(self.out, found, content, plots=not self.no_plots))
+        if self.json:
+            write_json(content)
+        else:
+            _print(found)
 
 
 bench = typer.Typer(
@@ -86,252 +117,159 @@ bench = typer.Typer(
 
 
 @bench.command()
-@with_options
+@with_options(MEASURE_PANEL)
 def latency(
-    model: ModelOptions,
-    shape: ShapeOptions,
+    options: BenchOptions,
     lock: LockOptions,
-    result: ResultOptions,
     settings: Annotated[
         str | None,
-        typer.Option(
-            help="Requests and generated tokens of each setting, for example 1x64,8x256.",
-            show_default="1x64,4x64 on a CPU, 1x64,1x256,4x256,8x256 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
+        option(
+            "Requests and generated tokens of each setting, for example 1x64,8x256.",
+            default="1x64,4x64 on a CPU, 1x64,1x256,4x256,8x256 on a GPU",
         ),
     ] = None,
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of every prompt.", min=1, max=1 << 20, rich_help_panel=MEASURE_PANEL)
-    ] = 64,
-    no_bound: Annotated[
-        bool,
-        typer.Option(
-            "--no-bound", metavar="", help="Leave out the steps that the bound needs.", rich_help_panel=MEASURE_PANEL
-        ),
-    ] = False,
+    prompt_tokens: Annotated[int, option("Tokens of every prompt.", min=1, max=1 << 20)] = 64,
+    no_bound: Annotated[bool, option("Leave out the steps that the bound needs.")] = False,
     baseline: BaselineOption = None,
-    quick: QuickFlag = False,
-    json: JsonFlag = False,
 ) -> None:
     """Time per step and of whole runs, with locks and without, one token a step.
 
     The bound is the speed-up if measuring and locking cost nothing, rebuilt from steps of as many rows.
     """
-    _check_output(result)
+    options.check_output()
     if lock.no_lock:
         raise ParameterError("--no-lock contradicts bench latency, which measures both sides; leave it out")
-    with measuring_status() as show:
+    with status("starting") as show:
         from surelock.bench.latency import Setting, run_latency
 
         given = None if settings is None else [Setting.parse(text) for text in settings.split(",")]
-        subject = _subject(model, shape, lock)
-        default = "1x16" if quick else "1x64,1x256,4x256,8x256" if subject.device.type == "cuda" else "1x64,4x64"
+        subject = options.subject(lock)
+        default = (
+            "1x16" if options.quick else "1x64,1x256,4x256,8x256" if subject.device.type == "cuda" else "1x64,4x64"
+        )
         found = run_latency(
             subject,
             given or [Setting.parse(text) for text in default.split(",")],
-            num_prompt=16 if quick else prompt_tokens,
-            with_bound=not (quick or no_bound),
+            num_prompt=16 if options.quick else prompt_tokens,
+            with_bound=not (options.quick or no_bound),
             baseline=_baseline(baseline, subject),
             progress=show,
         )
-    _report(found, result, as_json=json)
-    if any(not 0.8 <= row["unlocked_drift"] <= 1.25 for row in found.rows) and not quick:
+    options.report(found)
+    if any(not 0.8 <= row["unlocked_drift"] <= 1.25 for row in found.rows) and not options.quick:
         note(
             "steps without locks took another time before and after the locked run: the machine was busy, measure again"
         )
 
 
 @bench.command()
-@with_options
+@with_options(MEASURE_PANEL)
 def throughput(
-    model: ModelOptions,
-    shape: ShapeOptions,
+    options: BenchOptions,
     lock: LockOptions,
-    result: ResultOptions,
     num_requests: Annotated[
-        int | None,
-        typer.Option(
-            "--num-requests",
-            min=1,
-            max=1 << 16,
-            help="Requests to serve.",
-            show_default="12 on a CPU, 64 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        int | None, option("Requests to serve.", default="12 on a CPU, 64 on a GPU", min=1, max=1 << 16)
     ] = None,
     tokens: Annotated[
         str | None,
-        typer.Option(
-            help="Generated tokens of a request, one of these at random.",
-            show_default="16,32,64 on a CPU, 64,128,256,512,1024 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
+        option(
+            "Generated tokens of a request, one of these at random.",
+            default="16,32,64 on a CPU, 64,128,256,512,1024 on a GPU",
         ),
     ] = None,
     prompt_tokens: Annotated[
-        str | None,
-        typer.Option(
-            help="Tokens of a prompt, from-to.",
-            show_default="16-64 on a CPU, 16-128 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        str | None, option("Tokens of a prompt, from-to.", default="16-64 on a CPU, 16-128 on a GPU")
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Requests of a static batch.", show_default="4 on a CPU, 8 on a GPU", rich_help_panel=MEASURE_PANEL
-        ),
-    ] = None,
+    batch_size: Annotated[int | None, option("Requests of a static batch.", default="4 on a CPU, 8 on a GPU")] = None,
     max_running: Annotated[
         int | None,
-        typer.Option(
-            help="Requests that run together in continuous batching, as far as their rows fit.",
-            show_default="4 times the batch size",
-            rich_help_panel=MEASURE_PANEL,
+        option(
+            "Requests that run together in continuous batching, as far as their rows fit.",
+            default="4 times the batch size",
         ),
     ] = None,
     rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Requests a second, arriving as a Poisson process.",
-            show_default="all at the start",
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        float | None, option("Requests a second, arriving as a Poisson process.", default="all at the start")
     ] = None,
     baseline: BaselineOption = None,
-    quick: QuickFlag = False,
-    json: JsonFlag = False,
 ) -> None:
     """Tokens a second of many requests of mixed sizes: continuous batching against static batches."""
-    _check_output(result)
+    options.check_output()
     if rate is not None and not 0 < rate <= 1e6:
         raise ParameterError(f"--rate is {rate:g}; it must be above 0 and at most 1e6 requests a second")
     sizes = parse_numbers("--tokens", tokens) if tokens is not None else None
     prompts = _range("--prompt-tokens", prompt_tokens) if prompt_tokens is not None else None
-    with measuring_status() as show:
+    with status("starting") as show:
         from surelock.bench.throughput import mixed_jobs, run_throughput
 
-        subject = _subject(model, shape, lock)
+        subject = options.subject(lock)
         on_gpu = subject.device.type == "cuda"
         jobs = mixed_jobs(
             subject,
-            num_requests=num_requests or (4 if quick else 64 if on_gpu else 12),
-            num_tokens=sizes or ([8, 16] if quick else [64, 128, 256, 512, 1024] if on_gpu else [16, 32, 64]),
-            num_prompt=prompts or ((4, 16) if quick else (16, 128) if on_gpu else (16, 64)),
+            num_requests=num_requests or (4 if options.quick else 64 if on_gpu else 12),
+            num_tokens=sizes or ([8, 16] if options.quick else [64, 128, 256, 512, 1024] if on_gpu else [16, 32, 64]),
+            num_prompt=prompts or ((4, 16) if options.quick else (16, 128) if on_gpu else (16, 64)),
         )
         found = run_throughput(
             subject,
             jobs,
-            batch_size=batch_size if batch_size is not None else 2 if quick else 8 if on_gpu else 4,
+            batch_size=batch_size if batch_size is not None else 2 if options.quick else 8 if on_gpu else 4,
             max_running=max_running,
             rate=rate,
             baseline=_baseline(baseline, subject),
             progress=show,
         )
-    _report(found, result, as_json=json)
+    options.report(found)
 
 
 @bench.command()
-@with_options
+@with_options(MEASURE_PANEL)
 def steps(
-    model: ModelOptions,
-    shape: ShapeOptions,
-    result: ResultOptions,
+    options: BenchOptions,
     requests: Annotated[
-        str | None,
-        typer.Option(
-            help="Requests decoded together, one curve each.",
-            show_default="1,4 on a CPU, 1,4,8 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        str | None, option("Requests decoded together, one curve each.", default="1,4 on a CPU, 1,4,8 on a GPU")
     ] = None,
-    positions: Annotated[
-        int | None,
-        typer.Option(
-            help="Length of every canvas.", show_default="128 on a CPU, 1088 on a GPU", rich_help_panel=MEASURE_PANEL
-        ),
-    ] = None,
-    points: Annotated[
-        int, typer.Option(help="Numbers of rows on each curve.", min=2, max=64, rich_help_panel=MEASURE_PANEL)
-    ] = 8,
-    quick: QuickFlag = False,
-    json: JsonFlag = False,
+    positions: Annotated[int | None, option("Length of every canvas.", default="128 on a CPU, 1088 on a GPU")] = None,
+    points: Annotated[int, option("Numbers of rows on each curve.", min=2, max=64)] = 8,
 ) -> None:
     """Time of a step against the rows it computes, beside the least the machine could take.
 
     Below the break-even number of rows reading the weights is the cost, and locking cannot pay.
     """
-    _check_output(result)
+    options.check_output()
     given = parse_numbers("--requests", requests) if requests is not None else None
-    with measuring_status() as show:
+    with status("starting") as show:
         from surelock.bench.steps import run_steps
 
-        subject = _subject(model, shape, None)
+        subject = options.subject()
         on_gpu = subject.device.type == "cuda"
         found = run_steps(
             subject,
-            num_requests=given or ([1] if quick else [1, 4, 8] if on_gpu else [1, 4]),
-            num_positions=positions if positions is not None else 32 if quick else 1088 if on_gpu else 128,
-            num_points=2 if quick else points,
+            num_requests=given or ([1] if options.quick else [1, 4, 8] if on_gpu else [1, 4]),
+            num_positions=positions if positions is not None else 32 if options.quick else 1088 if on_gpu else 128,
+            num_points=2 if options.quick else points,
             progress=show,
         )
-    _report(found, result, as_json=json)
+    options.report(found)
 
 
 @bench.command()
-@with_options
+@with_options(MEASURE_PANEL)
 def ops(
-    model: ModelOptions,
-    shape: ShapeOptions,
-    result: ResultOptions,
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            help="Numbers of rows.",
-            show_default="16,256 on a CPU, 64,512,2048 on a GPU",
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = None,
-    positions: Annotated[
-        int, typer.Option(help="Keys each row attends to.", min=1, max=1 << 20, rich_help_panel=MEASURE_PANEL)
-    ] = 320,
-    quick: QuickFlag = False,
-    json: JsonFlag = False,
+    options: BenchOptions,
+    rows: Annotated[str | None, option("Numbers of rows.", default="16,256 on a CPU, 64,512,2048 on a GPU")] = None,
+    positions: Annotated[int, option("Keys each row attends to.", min=1, max=1 << 20)] = 320,
 ) -> None:
     """Each hot operation against the least time its bytes and FLOPs allow."""
-    _check_output(result)
+    options.check_output()
     counts = parse_numbers("--rows", rows) if rows is not None else None
-    with measuring_status() as show:
+    with status("starting") as show:
         from surelock.bench.ops import run_ops
 
-        subject = _subject(model, shape, None)
-        default = [16] if quick else [64, 512, 2048] if subject.device.type == "cuda" else [16, 256]
+        subject = options.subject()
+        default = [16] if options.quick else [64, 512, 2048] if subject.device.type == "cuda" else [16, 256]
         found = run_ops(subject, num_rows=counts or default, num_positions=positions, progress=show)
-    _report(found, result, as_json=json)
-
-
-def _subject(model: ModelOptions, shape: ShapeOptions, lock: LockOptions | None) -> Subject:
-    """What the options ask to be measured; `lock` is None where no rule is involved."""
-    if shape.shape is None:
-        if shape.schedule is not None:
-            raise ParameterError("--schedule has no effect on a model with trained weights: add --shape")
-        rule = LockParams() if lock is None else lock.lock_params(model)
-        from surelock.bench.subject import trained_subject
-
-        # A rule that never locks does for none.
-        return trained_subject(load_llm(model), rule or LockParams(kl_threshold=-1.0))
-    for name in ("model", "revision"):
-        if getattr(model, name) is not None:
-            raise ParameterError(f"--{name} contradicts --shape; leave one of them out")
-    if lock is not None and lock != LockOptions():
-        names = (field.name for field in fields(lock))
-        given = next(name for name in names if getattr(lock, name) != getattr(LockOptions(), name))
-        raise ParameterError(
-            f"--{given.replace('_', '-')} has no effect with --shape, whose locks follow a script; use --schedule"
-        )
-    from surelock.bench.subject import random_subject
-
-    device, dtype = device_and_dtype(model)
-    return random_subject(shape.shape, shape.schedule or "default", device=device, dtype=dtype)
+    options.report(found)
 
 
 def _baseline(baseline: tuple[str, Path] | None, subject: Subject) -> Baseline | None:
@@ -351,44 +289,13 @@ def _range(option: str, text: str) -> tuple[int, int]:
     return int(ends[0]), int(ends[1])
 
 
-def _check_output(result: ResultOptions) -> None:
-    if result.out is not None:
-        from surelock.bench.write import check_output
-
-        check_output(result.out, plots=not result.no_plots)
-
-
-def _report(found: BenchResult, result: ResultOptions, *, as_json: bool) -> None:
-    content = found.to_dict(shlex.join(["surelock", *sys.argv[1:]]))
-    if result.out is not None:
-        from surelock.bench.write import write_result
-
-        for path in write_result(result.out, found, content, plots=not result.no_plots):
-            note(f"wrote {path}")
-    if as_json:
-        write_json(content)
-    else:
-        _print(found)
-
-
 def _print(found: BenchResult) -> None:
     console = standard_output()
     for name in ("model", "weights", "lock", "matmul_tflops", "copy_tb_per_s", "break_even_rows"):
-        value = found.facts.get(name)
-        if value is not None:
-            console.print(f"{name.replace('_', ' ')}: {_shown(value)}", style="dim", soft_wrap=True)
+        if found.facts.get(name) is not None:
+            line = f"{name.replace('_', ' ')}: {shown(name, found.facts[name])}"
+            console.print(line, style="dim", soft_wrap=True)
     if "break_even_rows" in found.facts:
-        console.print(
-            "Below the break-even number of rows a step, over all requests, locking cannot pay.",
-            style="dim",
-            soft_wrap=True,
-        )
-    print_table(found.rows, lambda name, value: _shown(value))
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        advice = "Below the break-even number of rows a step, over all requests, locking cannot pay."
+        console.print(advice, style="dim", soft_wrap=True)
+    print_table(found.rows)

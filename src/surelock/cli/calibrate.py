@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_status
+from surelock.cli.measuring import note_written, run_facts
 from surelock.cli.options import (
+    MEASURE_PANEL,
     OUTPUT_PANEL,
+    DecodingOptions,
     JsonFlag,
-    LockOptions,
     MaxTokens,
-    ModelOptions,
-    SamplingOptions,
-    sampling_params,
+    NoPlots,
+    option,
     with_options,
 )
-from surelock.cli.prompt_set import MEASURE_PANEL, PromptSetOptions, run_facts
-from surelock.cli.terminal import note, print_facts, standard_output
+from surelock.cli.terminal import note, print_facts, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from surelock.llm import LLM
     from surelock.measure.calibration import CalibrationReport
     from surelock.measure.calibration_run import CalibrationResult
+    from surelock.measure.dense import Canvas
 
 # Of them 120 are not held out, half as many again as the least that bounds a risk by 0.05 from any of three starts.
 QUICK_PROMPTS: Final = 180
@@ -38,60 +38,70 @@ CPU_PROMPTS: Final = 180
 GPU_PROMPTS: Final = 600
 
 
-@with_options
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSetOptions:
+    """Which prompts a measurement is taken on."""
+
+    prompts: Annotated[
+        Path | None,
+        option(
+            'A file of your own: one text a line, or .jsonl with "text" or "prompt".',
+            default="held-out text in the package",
+        ),
+    ] = None
+    tasks: Annotated[bool, option("Problems with checkable answers, as chat turns, instead of text.")] = False
+    num_prompts: Annotated[
+        int | None, option("Prompts to measure on.", default="chosen for the device", min=1, max=1 << 16)
+    ] = None
+    prompt_tokens: Annotated[int, option("Tokens of a text prompt.", min=1, max=1 << 16)] = 64
+
+    @property
+    def name(self) -> str:
+        """For result files."""
+        return str(self.prompts) if self.prompts is not None else "tasks" if self.tasks else "held-out text"
+
+    def canvases(self, llm: LLM, max_tokens: int) -> list[Canvas]:
+        """The prompt part of each canvas, max_tokens to be appended.
+
+        Raises:
+            PromptError, ParameterError: the file holds no usable prompt, one is too long, or options contradict each
+                other.
+        """
+        if self.tasks and self.prompts is not None:
+            raise ParameterError("--tasks contradicts --prompts; leave one of them out")
+        num = self.num_prompts or (GPU_PROMPTS if llm.device.type == "cuda" else CPU_PROMPTS)
+        from surelock.measure.prompt_sets import check_room, task_canvases, text_canvases
+
+        if self.tasks:
+            found = task_canvases(llm, num, seed=0)
+        else:
+            found = text_canvases(llm, num, num_prompt_tokens=self.prompt_tokens, path=self.prompts)
+        check_room(found, max_tokens, llm.config.max_sequence_length)
+        return found
+
+
+@with_options(MEASURE_PANEL)
 def calibrate(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
+    decoding: DecodingOptions,
     source: PromptSetOptions,
     max_tokens: MaxTokens = 64,
-    delta: Annotated[
-        float,
-        typer.Option(help="Total variation from which a locked position has moved.", rich_help_panel=MEASURE_PANEL),
-    ] = 0.05,
-    alpha: Annotated[
-        float,
-        typer.Option(help="Highest share of locked positions that may have moved.", rich_help_panel=MEASURE_PANEL),
-    ] = 0.05,
-    confidence: Annotated[
-        float, typer.Option(help="With which that is promised.", rich_help_panel=MEASURE_PANEL)
-    ] = 0.95,
+    delta: Annotated[float, option("Total variation from which a locked position has moved.")] = 0.05,
+    alpha: Annotated[float, option("Highest share of locked positions that may have moved.")] = 0.05,
+    confidence: Annotated[float, option("With which that is promised.")] = 0.95,
     generated_only: Annotated[
-        bool,
-        typer.Option(
-            "--generated-only",
-            metavar="",
-            help="Leave prompt positions out of the risk; they are locked all the same.",
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        bool, option("Leave prompt positions out of the risk; they are locked all the same.")
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="File for the calibration.",
-            show_default="in the user's cache; with --quick none",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
+        Path | None, option("File for the calibration.", OUTPUT_PANEL, default="in the user's cache; with --quick none")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", metavar="", help="Replace a calibration.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the table and the picture as well.", show_default=False, rich_help_panel=OUTPUT_PANEL
-        ),
-    ] = None,
-    no_plots: Annotated[
-        bool, typer.Option("--no-plots", metavar="", help="Draw nothing.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    force: Annotated[bool, option("Replace a calibration.", OUTPUT_PANEL)] = False,
+    report: Annotated[Path | None, option("Folder for the table and the picture as well.", OUTPUT_PANEL)] = None,
+    no_plots: NoPlots = False,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick",
-            metavar="",
-            help=f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} tokens, {QUICK_TOKENS} generated, to see that it runs; "
-            "stored with --out only.",
+        option(
+            f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} tokens, {QUICK_TOKENS} generated, to see that it runs; "
+            "stored with --out only."
         ),
     ] = False,
     json: JsonFlag = False,
@@ -103,13 +113,14 @@ def calibrate(
     threshold passes: nothing is stored then.
     """
     for name in ("kl_threshold", "calibrated", "no_lock"):
-        if getattr(lock, name) not in (None, False):
-            option = f"--{name.replace('_', '-')}"
-            raise ParameterError(f"{option} contradicts calibrate, which finds the threshold; leave it out")
+        if getattr(decoding.lock, name) not in (None, False):
+            raise ParameterError(
+                f"--{name.replace('_', '-')} contradicts calibrate, which finds the threshold; leave it out"
+            )
     if quick:
         max_tokens = QUICK_TOKENS
         source = replace(source, num_prompts=source.num_prompts or QUICK_PROMPTS, prompt_tokens=QUICK_TOKENS)
-    params = sampling_params(max_tokens, sampling, lock, model)
+    params = decoding.params(max_tokens)
     rule = params.lock
     assert rule is not None
     if report is not None:
@@ -123,10 +134,10 @@ def calibrate(
     from surelock.measure.calibration_run import Risk, calibration_content, calibration_facts, run_calibration
 
     risk = Risk(delta=delta, alpha=alpha, confidence=confidence, generated_only=generated_only)
-    llm = load_llm(model)
+    llm = load_llm(decoding.model)
     path = None if quick and out is None else _place(llm, out, force=force)
-    canvases = source.canvases(llm, max_tokens, num_on_cpu=CPU_PROMPTS, num_on_gpu=GPU_PROMPTS)
-    with measuring_status() as show:
+    canvases = source.canvases(llm, max_tokens)
+    with status("starting") as show:
         result = run_calibration(llm, canvases, params, rule, risk, progress=show)
     found = result.report
     facts = run_facts(llm) | calibration_facts(llm, params, risk, found, source.name)
@@ -165,7 +176,7 @@ def _store(path: Path, content: dict[str, Any], *, force: bool) -> None:
         write_calibration(path, content, force=force)
     except OSError as error:
         raise ParameterError(f"{path} cannot be written: {error.strerror}; give another place with --out") from None
-    note(f"wrote {path}")
+    note_written([path])
 
 
 def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any], *, plots: bool) -> None:
@@ -187,8 +198,7 @@ def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any],
             path = folder / f"calibration.{suffix}"
             path.write_bytes(image(figure, suffix))
             paths.append(path)
-    for path in paths:
-        note(f"wrote {path}")
+    note_written(paths)
 
 
 def _why_none(found: CalibrationReport) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from surelock.cli.terminal import visible
+from surelock.cli.terminal import LOCKED_STYLE, bar, visible
 from surelock.output import RequestOutput, StepUpdate
 
 MASK_CHARACTER: Final = "░"
@@ -21,8 +21,7 @@ MAX_FRAMES_PER_SECOND: Final = 20
 # Steps for which a committed token stays bright.
 FRESH_STEPS: Final = 3
 
-# Of middling luminance, so that they read on dark and on light backgrounds; the rest is the terminal's own ink.
-LOCKED_STYLE: Final = "color(32)"
+# Of middling luminance, as LOCKED_STYLE; the rest is the terminal's own ink.
 FRESH_STYLE: Final = "bold color(166)"
 MASKED_STYLE: Final = "dim"
 GIVEN_STYLE: Final = "dim"
@@ -31,7 +30,6 @@ COMPUTED_STYLE: Final = ""
 
 _MIN_TEXT_LINES: Final = 3
 _MIN_LINES_WITH_MARKERS: Final = 5
-_BAR_WIDTH: Final = 16
 
 
 class DisplayTokenizer(Protocol):
@@ -256,12 +254,8 @@ class CanvasView:
             f"FLOPs saved {1 - locked / unlocked:.0%}" if unlocked else "",
             f"{picture.num_committed / self._elapsed():.0f} tokens/s" if self._num_prompts == 1 else "",
         ]
-        figures = " · ".join(part for part in parts if part)
-        text = Text()
-        if len(figures) + _BAR_WIDTH + 2 <= width:
-            done = round(_BAR_WIDTH * last.step / max(1, last.num_steps))
-            text.append("━" * done, LOCKED_STYLE).append("━" * (_BAR_WIDTH - done), "dim").append("  ")
-        return list(text.append(figures, "dim").wrap(self._console, width))
+        text = bar(last.step / max(1, last.num_steps)).append(" · ".join(part for part in parts if part), "dim")
+        return list((text if text.cell_len <= width else text[len(bar(0)) :]).wrap(self._console, width))
 
     def _footer(self, width: int) -> list[Text]:
         lines = []

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import (
-    JsonFlag,
-    LockOptions,
-    MaxTokens,
-    ModelOptions,
-    SamplingOptions,
-    sampling_params,
-    with_options,
-)
+from surelock.cli.options import DecodingOptions, JsonFlag, MaxTokens, option, with_options
 from surelock.cli.prompts import checked_text, decode_utf8
 from surelock.cli.terminal import note, report_error
 from surelock.cli.watch import run_watched
@@ -33,14 +25,10 @@ Message = dict[str, str]
 COMMANDS: Final = "/reset forgets the conversation, /exit or Ctrl-D ends"
 
 
-@with_options
+@with_options()
 def chat(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
-    system: Annotated[
-        str | None, typer.Option("--system", help="System message that opens the conversation.", show_default=False)
-    ] = None,
+    decoding: DecodingOptions,
+    system: Annotated[str | None, option("System message that opens the conversation.", None)] = None,
     max_tokens: MaxTokens = 128,
     json: JsonFlag = False,
 ) -> None:
@@ -50,8 +38,8 @@ def chat(
 
     Piped input is read line by line, one message each.
     """
-    params = sampling_params(max_tokens, sampling, lock, model)
-    llm = load_llm(model)
+    params = decoding.params(max_tokens)
+    llm = load_llm(decoding.model)
     if llm.tokenizer is None or not llm.tokenizer.has_chat_template:
         raise TokenizerError(f"{llm.name} has no chat template; use `surelock generate` or a chat model")
     conversation = Conversation(llm, params, system=checked_text(system, "--system") if system else None, as_json=json)

@@ -46,12 +46,16 @@ class Diagnosis:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
+    def add(self, problem: str, fix: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(problem, fix))
+
     def to_dict(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         return {**self.sections, "problems": [asdict(problem) for problem in self.problems]}
 
 
-@with_options
+@with_options()
 def doctor(model: ModelOptions, json: JsonFlag = False) -> None:
     """Show versions, device, kernels, memory and model, and how to mend what is wrong.
 
@@ -86,7 +90,7 @@ def examine(model: ModelOptions) -> Diagnosis:
     except (ImportError, OSError) as error:
         # A damaged installation; a library that torch cannot load is an OSError.
         fix = "install it again: pip install --force-reinstall surelock"
-        diagnosis.problems.append(Problem(f"a library cannot be imported: {one_line(str(error))}", fix))
+        diagnosis.add(f"a library cannot be imported: {one_line(str(error))}", fix)
     diagnosis.sections["extras"] = {
         name: importlib.util.find_spec(module) is not None for name, module in EXTRAS.items()
     }
@@ -99,14 +103,14 @@ def _examine_torch(diagnosis: Diagnosis) -> None:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < MIN_TORCH:
         wanted = ".".join(map(str, MIN_TORCH))
-        diagnosis.problems.append(Problem(f"torch {torch.__version__} is too old", f"pip install 'torch>={wanted}'"))
+        diagnosis.add(f"torch {torch.__version__} is too old", f"pip install 'torch>={wanted}'")
     has_cuda = torch.cuda.is_available()
     if not has_cuda and torch.version.cuda is not None and os.path.exists("/dev/nvidia0"):
         fix = "install a driver that supports it, or the torch build for yours (pytorch.org)"
-        diagnosis.problems.append(Problem(f"a GPU is there but CUDA {torch.version.cuda} cannot use it", fix))
-    why = "CUDA is available" if has_cuda else _why_no_cuda(torch.version.cuda)
+        diagnosis.add(f"a GPU is there but CUDA {torch.version.cuda} cannot use it", fix)
+    no_cuda = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
     diagnosis.sections["device"] = {
-        "chosen": f"{'cuda' if has_cuda else 'cpu'}: {why}",
+        "chosen": "cuda: CUDA is available" if has_cuda else f"cpu: {no_cuda}",
         "kernels": _kernels(has_cuda),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if has_cuda else [],
         **_cpu(diagnosis),
@@ -123,7 +127,7 @@ def _cpu(diagnosis: Diagnosis) -> dict[str, Any]:
     # Threads that wait for one that has no processor spin meanwhile: every operation takes milliseconds.
     if num_threads > wanted:
         fix = f"pass --threads {wanted}, or set OMP_NUM_THREADS={wanted}"
-        diagnosis.problems.append(Problem(f"torch runs {num_threads} threads on {num_cpus:g} CPUs", fix))
+        diagnosis.add(f"torch runs {num_threads} threads on {num_cpus:g} CPUs", fix)
     return {"threads": num_threads, "cpus": num_cpus, "cpu_dtype": _cpu_dtype(bfloat16_unit())}
 
 
@@ -148,10 +152,6 @@ def _kernels(has_cuda: bool) -> str:
         ops = ", ".join(TRITON_OPS)
         return f"triton for {ops}; in half precision each step is two captured graphs"
     return "reference, plain PyTorch: triton is missing, or SURELOCK_OPS=reference is set"
-
-
-def _why_no_cuda(built_for: str | None) -> str:
-    return "this torch is built without CUDA" if built_for is None else "torch finds no CUDA device"
 
 
 def _memory() -> dict[str, float | None]:
@@ -183,7 +183,7 @@ def _examine_model(diagnosis: Diagnosis, options: ModelOptions) -> None:
         facts = ModelFacts.read(files)
     except (SureLockError, MemoryError) as error:
         fix = "check --model, --revision and --device, or leave them out for the embedded model"
-        diagnosis.problems.append(Problem(f"the model cannot be used: {one_line(str(error))}", fix))
+        diagnosis.add(f"the model cannot be used: {one_line(str(error))}", fix)
         return
     stored_dtype = facts.stored_dtype
     diagnosis.sections["model"] = {
@@ -202,7 +202,7 @@ def _examine_model(diagnosis: Diagnosis, options: ModelOptions) -> None:
         dtype = facts.memory(device).choose(wanted)
     except SureLockError as error:
         fix = "choose a --dtype and a --device that it fits, free memory, or use a smaller model"
-        diagnosis.problems.append(Problem(one_line(str(error)), fix))
+        diagnosis.add(one_line(str(error)), fix)
     else:
         diagnosis.sections["model"] |= {"dtype": _dtype_name(dtype), "device": str(device)}
         break_even = _break_even(facts.config, device, dtype)
@@ -210,7 +210,7 @@ def _examine_model(diagnosis: Diagnosis, options: ModelOptions) -> None:
             diagnosis.sections["device"]["break_even"] = break_even
     if facts.tokenizer is None:
         fix = "add tokenizer.json to the model folder, or use prompt_token_ids"
-        diagnosis.problems.append(Problem(f"{files.name} has no tokenizer: it takes token ids only", fix))
+        diagnosis.add(f"{files.name} has no tokenizer: it takes token ids only", fix)
 
 
 def _break_even(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:

@@ -3,89 +3,41 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import typer
-
-from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_engine
-from surelock.cli.options import OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
-from surelock.cli.terminal import note, standard_output
+from surelock.cli.measuring import ResultFolder, load_measured, note_written, run_facts
+from surelock.cli.options import SAMPLING_PANEL, BlockLength, JsonFlag, ModelOptions, option, with_options
+from surelock.cli.terminal import standard_output
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError, SureLockError, shown_error
 
 TASK_PANEL: Final = "Tasks"
 
 
-@with_options
+@with_options(TASK_PANEL)
 def harness(
     model: ModelOptions,
-    tasks: Annotated[str, typer.Option(help="Names of tasks, with commas between them.", rich_help_panel=TASK_PANEL)],
-    limit: Annotated[
-        int | None,
-        typer.Option(help="Only so many problems of each task.", min=1, rich_help_panel=TASK_PANEL),
-    ] = None,
-    num_fewshot: Annotated[
-        int | None,
-        typer.Option(
-            help="Solved examples in each prompt.", min=0, show_default="the task's", rich_help_panel=TASK_PANEL
-        ),
-    ] = None,
+    tasks: Annotated[str, option("Names of tasks, with commas between them.")],
+    limit: Annotated[int | None, option("Only so many problems of each task.", min=1)] = None,
+    num_fewshot: Annotated[int | None, option("Solved examples in each prompt.", default="the task's", min=0)] = None,
     include_path: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder with tasks of your own (YAML, which may name Python code: pass only what you trust).",
-            show_default=False,
-            rich_help_panel=TASK_PANEL,
-        ),
+        option("Folder with tasks of your own (YAML, which may name Python code: pass only what you trust)."),
     ] = None,
-    gen_kwargs: Annotated[
-        str | None,
-        typer.Option(metavar="NAME=VALUE,...", help="Settings in place of the task's.", rich_help_panel=TASK_PANEL),
-    ] = None,
+    gen_kwargs: Annotated[str | None, option("Settings in place of the task's.", metavar="NAME=VALUE,...")] = None,
     run_unsafe_code: Annotated[
-        bool,
-        typer.Option(
-            "--run-unsafe-code",
-            metavar="",
-            help="Let tasks such as humaneval run what the model wrote, on this machine.",
-            rich_help_panel=TASK_PANEL,
-        ),
+        bool, option("Let tasks such as humaneval run what the model wrote, on this machine.")
     ] = False,
-    chat: Annotated[
-        bool, typer.Option("--chat", metavar="", help="Apply the model's chat template.", rich_help_panel=TASK_PANEL)
-    ] = False,
+    chat: Annotated[bool, option("Apply the model's chat template.")] = False,
     rule: Annotated[
-        str,
-        typer.Option(
-            help="none, default or paper, with a KL threshold as in paper@5e-3.", rich_help_panel=SAMPLING_PANEL
-        ),
+        str, option("none, default or paper, with a KL threshold as in paper@5e-3.", SAMPLING_PANEL)
     ] = "default",
-    max_gen_toks: Annotated[
-        int,
-        typer.Option(help="Tokens to generate where a task does not say.", min=1, rich_help_panel=SAMPLING_PANEL),
-    ] = 256,
-    tokens_per_step: Annotated[
-        int, typer.Option(help="Tokens unmasked in a step.", min=1, rich_help_panel=SAMPLING_PANEL)
-    ] = 1,
-    block_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Positions of a semi-autoregressive block.", show_default="one block", rich_help_panel=SAMPLING_PANEL
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise.", rich_help_panel=SAMPLING_PANEL)] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the CSV, JSON and Markdown files and the texts.",
-            show_default=False,
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None,
+    max_gen_toks: Annotated[int, option("Tokens to generate where a task does not say.", SAMPLING_PANEL, min=1)] = 256,
+    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", SAMPLING_PANEL, min=1)] = 1,
+    block_length: BlockLength = None,
+    seed: Annotated[int, option("Of the noise.", SAMPLING_PANEL)] = 0,
+    out: ResultFolder = None,
     json: JsonFlag = False,
 ) -> None:
     """Run tasks of EleutherAI's lm-evaluation-harness, such as gsm8k, on the model (extra `eval`).
@@ -99,12 +51,11 @@ def harness(
 
     if out is not None:
         check_folder(out)
-    llm = load_llm(model, measuring_engine(model.device))
+    llm = load_measured(model)
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     from surelock.measure.harness import HarnessModel
-    from surelock.results.environment import environment
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     manager = TaskManager(include_path=None if include_path is None else str(include_path))
@@ -139,20 +90,14 @@ def harness(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ParameterError(f"--tasks {tasks:.60} cannot be run: {shown_error(error)}") from error
     rows = [row | {"rule": rule} | lm.cost() for row in _rows(found["results"])]
-    facts = {
-        "command": shlex.join(["surelock", *sys.argv[1:]]),
-        "environment": environment(),
+    facts = run_facts(llm) | {
         "lm_eval": lm_eval.__version__,
-        "model": llm.name,
-        "commit": llm.commit,
         "method": "lm-evaluation-harness; active_ratio and flops_ratio (mode `exact`) over all requests of the run.",
     }
     if out is not None:
         samples = _samples(found["samples"])
-        for path in write_results(
-            out, "harness", title="lm-evaluation-harness", facts=facts, rows=rows, samples=samples
-        ):
-            note(f"wrote {path}")
+        title = "lm-evaluation-harness"
+        note_written(write_results(out, "harness", title=title, facts=facts, rows=rows, samples=samples))
     if json:
         write_json(facts | {"rows": rows})
     else:
@@ -161,22 +106,15 @@ def harness(
 
 def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each task and metric; the harness writes `metric,filter` and `metric_stderr,filter`."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for task, values in results.items():
         for name, value in values.items():
             metric, comma, chosen = name.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
+            row = {"task": task, "metric": metric, "filter": chosen, "value": float(value)}
             error = values.get(f"{metric}_stderr,{chosen}")
-            rows.append(
-                {
-                    "task": task,
-                    "metric": metric,
-                    "filter": chosen,
-                    "value": float(value),
-                    "standard_error": float(error) if isinstance(error, float) else None,
-                }
-            )
+            rows.append(row | {"standard_error": float(error) if isinstance(error, float) else None})
     return rows
 
 

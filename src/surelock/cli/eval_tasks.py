@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import typer
-
-from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_engine, measuring_status, parse_numbers, print_table
-from surelock.cli.options import OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
-from surelock.cli.terminal import note, standard_output
+from surelock.cli.measuring import (
+    DEFAULT_RULES,
+    Rules,
+    load_measured,
+    note_written,
+    parse_numbers,
+    print_table,
+    run_facts,
+)
+from surelock.cli.options import (
+    MEASURE_PANEL,
+    OUTPUT_PANEL,
+    SAMPLING_PANEL,
+    JsonFlag,
+    ModelOptions,
+    option,
+    with_options,
+)
+from surelock.cli.terminal import note, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 from surelock.params import MAX_TOKENS
-
-MEASURE_PANEL: Final = "Measurement"
-DEFAULT_RULES: Final = ("none", "default", "paper")
 
 _METHOD: Final = (
     "Problems of the test split, no question twice, each asked as one chat turn and decoded greedily. accuracy: share "
@@ -39,76 +47,38 @@ _COSTS: Final = ("canvas", "rule", "identical", "agreement", "active_ratio", "fl
 CanvasChoice = Literal["fitted", "padded", "both"]
 
 
-@with_options
+@with_options(MEASURE_PANEL)
 def tasks(
     model: ModelOptions,
-    types: Annotated[
-        str | None,
-        typer.Option(
-            help="Kinds of problem, with commas between them.", show_default="all 17", rich_help_panel=MEASURE_PANEL
-        ),
-    ] = None,
-    levels: Annotated[
-        str, typer.Option(help="Levels, 1 (easy) to 3, with commas between them.", rich_help_panel=MEASURE_PANEL)
-    ] = "1,2,3",
+    types: Annotated[str | None, option("Kinds of problem, with commas between them.", default="all 17")] = None,
+    levels: Annotated[str, option("Levels, 1 (easy) to 3, with commas between them.")] = "1,2,3",
     per_type: Annotated[
-        int,
-        typer.Option(
-            help="Problems of each kind, fewer where the test split has no more.",
-            min=1,
-            max=1 << 16,
-            rich_help_panel=MEASURE_PANEL,
-        ),
+        int, option("Problems of each kind, fewer where the test split has no more.", min=1, max=1 << 16)
     ] = 64,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule",
-            metavar="RULE",
-            help="none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is "
-            "always measured.",
-            show_default=", ".join(DEFAULT_RULES),
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the problems and of the intervals.", rich_help_panel=MEASURE_PANEL)] = 0,
+    rule: Rules = None,
+    seed: Annotated[int, option("Of the problems and of the intervals.")] = 0,
     canvas: Annotated[
-        CanvasChoice,
-        typer.Option(
-            help="Canvases that fit the right answer, canvases of --max-tokens, or both.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
+        CanvasChoice, option("Canvases that fit the right answer, canvases of --max-tokens, or both.", SAMPLING_PANEL)
     ] = "both",
     max_tokens: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "Tokens to generate on padded canvases.",
+            SAMPLING_PANEL,
             "--max-tokens",
             "-n",
-            help="Tokens to generate on padded canvases.",
+            default="128, sudoku 160",
             min=1,
             max=MAX_TOKENS,
-            show_default="128, sudoku 160",
-            rich_help_panel=SAMPLING_PANEL,
         ),
     ] = None,
-    tokens_per_step: Annotated[
-        int, typer.Option(help="Tokens unmasked in a step.", min=1, max=1 << 16, rich_help_panel=SAMPLING_PANEL)
-    ] = 1,
+    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", SAMPLING_PANEL, min=1, max=1 << 16)] = 1,
     block_length: Annotated[
         str,
-        typer.Option(
-            metavar="<int>|full",
-            help="Positions of a semi-autoregressive block; full is one block.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
+        option("Positions of a semi-autoregressive block; full is one block.", SAMPLING_PANEL, metavar="<int>|full"),
     ] = "full",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for tasks.csv (a row for each answer), .md, .json and the texts.",
-            show_default=False,
-            rich_help_panel=OUTPUT_PANEL,
-        ),
+        Path | None, option("Folder for tasks.csv (a row for each answer), .md, .json and the texts.", OUTPUT_PANEL)
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -124,7 +94,6 @@ def tasks(
     from surelock.measure.task_eval import TaskSettings, evaluation_problems, measure_tasks
     from surelock.measure.task_table import summary_rows, write_tasks
     from surelock.measure.tasks import TASKS
-    from surelock.results.environment import environment
     from surelock.results.result_folder import check_folder
 
     rules = parse_rules(rule or DEFAULT_RULES)
@@ -140,35 +109,25 @@ def tasks(
     notes = [f"{name}: no test problem at level {levels}, left out" for name in names if name not in asked]
     if out is not None:
         check_folder(out)
-    llm = load_llm(model, measuring_engine(model.device))
-    with measuring_status() as show:
+    llm = load_measured(model)
+    with status("starting") as show:
         run = measure_tasks(llm, problems, rules, settings, progress=show)
         notes += run.notes
         show("resampling")
         rows = summary_rows(run.answers, seed=seed)
-    content: dict[str, Any] = {
-        "command": shlex.join(["surelock", *sys.argv[1:]]),
-        "environment": environment(),
-        "model": llm.name,
-        "commit": llm.commit,
-        "dtype": str(llm.dtype).removeprefix("torch."),
-        "method": _METHOD,
-        "settings": {
-            "levels": levels,
-            "per_type": per_type,
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "tokens_per_step": tokens_per_step,
-            "block_length": block_length,
-        },
-        "notes": notes,
-        "rows": rows,
+    own = {
+        "levels": levels,
+        "per_type": per_type,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "tokens_per_step": tokens_per_step,
+        "block_length": block_length,
     }
+    content = run_facts(llm) | {"method": _METHOD, "settings": own, "notes": notes, "rows": rows}
     for line in notes:
         note(line)
     if out is not None:
-        for path in write_tasks(out, content, run.answers):
-            note(f"wrote {path}")
+        note_written(write_tasks(out, content, run.answers))
     if json:
         write_json(content)
     else:

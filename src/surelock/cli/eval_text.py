@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import typer
-
-from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_engine, measuring_status, parse_numbers, print_table
-from surelock.cli.options import MODEL_PANEL, OUTPUT_PANEL, SAMPLING_PANEL, JsonFlag, ModelOptions, with_options
-from surelock.cli.terminal import note
+from surelock.cli.measuring import (
+    DEFAULT_RULES,
+    ResultFolder,
+    Rules,
+    load_measured,
+    note_written,
+    parse_numbers,
+    print_table,
+    run_facts,
+)
+from surelock.cli.options import (
+    MEASURE_PANEL,
+    MODEL_PANEL,
+    SAMPLING_PANEL,
+    BlockLength,
+    JsonFlag,
+    ModelOptions,
+    option,
+    with_options,
+)
+from surelock.cli.terminal import note, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
 
-MEASURE_PANEL: Final = "Measurement"
-DEFAULT_RULES: Final = ("none", "default", "paper")
 _PROMPT_TOKENS: Final = 64
 _MAX_TOKENS: Final = "64,128,256"
 _TOKENS_PER_STEP: Final = "1"
 # What a terminal has room for; the files hold every column.
 _COLUMNS: Final = {
-    "text": (
-        "max_tokens",
-        "steps",
-        "rule",
-        "gen_ppl",
-        "ppl_ratio",
-        "ppl_ratio_low",
-        "ppl_ratio_high",
-        "distinct_3",
-        "distinct_3_difference",
-        "distinct_3_low",
-        "distinct_3_high",
-        "entropy",
-        "agreement",
-        "active_ratio",
-        "flops_ratio",
-        "masked_floor",
-        "end_share",
-    ),
-    "infill": (
-        "rule",
-        "exact",
-        "difference",
-        "mcnemar_p",
-        "token_match",
-        "gap_ppl",
-        "agreement",
-        "active_ratio",
-        "flops_ratio",
-    ),
+    "text": "max_tokens steps rule gen_ppl ppl_ratio ppl_ratio_low ppl_ratio_high distinct_3 distinct_3_difference "
+    "distinct_3_low distinct_3_high entropy agreement active_ratio flops_ratio masked_floor end_share",
+    "infill": "rule exact difference mcnemar_p token_match gap_ppl agreement active_ratio flops_ratio",
 }
 _METHODS: Final = {
     "text": "Continuations of prompts of real text, on canvases that end with the last generated token. gen_ppl: "
@@ -68,81 +52,38 @@ _METHODS: Final = {
 }
 
 
-@with_options
+@with_options(MEASURE_PANEL)
 def text(
     model: ModelOptions,
-    num_prompts: Annotated[
-        int, typer.Option(help="Prompts, and gaps of --infill.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
-    ] = 64,
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of a prompt.", min=1, max=1 << 16, rich_help_panel=MEASURE_PANEL)
-    ] = _PROMPT_TOKENS,
-    max_tokens: Annotated[
-        str, typer.Option(help="Tokens to generate, one setting each.", rich_help_panel=MEASURE_PANEL)
-    ] = _MAX_TOKENS,
-    tokens_per_step: Annotated[
-        str, typer.Option(help="Tokens unmasked in a step, one setting each.", rich_help_panel=MEASURE_PANEL)
-    ] = _TOKENS_PER_STEP,
-    block_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Positions of a semi-autoregressive block.", show_default="one block", rich_help_panel=SAMPLING_PANEL
-        ),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="Scale of the Gumbel noise; 0 is greedy.", rich_help_panel=SAMPLING_PANEL)
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the noise and of the intervals.", rich_help_panel=SAMPLING_PANEL)] = 0,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule",
-            metavar="RULE",
-            help="none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is "
-            "always measured.",
-            show_default=", ".join(DEFAULT_RULES),
-            rich_help_panel=MEASURE_PANEL,
-        ),
-    ] = None,
+    num_prompts: Annotated[int, option("Prompts, and gaps of --infill.", min=1, max=1 << 16)] = 64,
+    prompt_tokens: Annotated[int, option("Tokens of a prompt.", min=1, max=1 << 16)] = _PROMPT_TOKENS,
+    max_tokens: Annotated[str, option("Tokens to generate, one setting each.")] = _MAX_TOKENS,
+    tokens_per_step: Annotated[str, option("Tokens unmasked in a step, one setting each.")] = _TOKENS_PER_STEP,
+    block_length: BlockLength = None,
+    temperature: Annotated[float, option("Scale of the Gumbel noise; 0 is greedy.", SAMPLING_PANEL)] = 0.0,
+    seed: Annotated[int, option("Of the noise and of the intervals.", SAMPLING_PANEL)] = 0,
+    rule: Rules = None,
     judge: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Folder or hub id of a causal language model with safetensors weights.",
+            MODEL_PANEL,
+            default="the small one in the package",
             metavar="MODEL",
-            help="Folder or hub id of a causal language model with safetensors weights.",
-            show_default="the small one in the package",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(
-            help='A file of your own: one text a line, or .jsonl with "text" (cut to --prompt-tokens), "prompt" and '
+        option(
+            'A file of your own: one text a line, or .jsonl with "text" (cut to --prompt-tokens), "prompt" and '
             '"continuation", or FastChat\'s "turns".',
-            show_default="held-out text in the package",
-            rich_help_panel=MEASURE_PANEL,
+            default="held-out text in the package",
         ),
     ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", metavar="", help="Wrap each prompt as one user turn.", rich_help_panel=MEASURE_PANEL),
-    ] = False,
-    infill: Annotated[
-        bool,
-        typer.Option(
-            "--infill", metavar="", help="Fill gaps in the held-out text instead.", rich_help_panel=MEASURE_PANEL
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the CSV, JSON and Markdown files and the texts.",
-            show_default=False,
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", metavar="", help="8 prompts and 32 tokens, to see that it runs.")
-    ] = False,
+    chat: Annotated[bool, option("Wrap each prompt as one user turn.")] = False,
+    infill: Annotated[bool, option("Fill gaps in the held-out text instead.")] = False,
+    out: ResultFolder = None,
+    quick: Annotated[bool, option("8 prompts and 32 tokens, to see that it runs.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Compare continuations of held-out text with locks and without: quality, agreement and cost.
@@ -178,14 +119,11 @@ def text(
     if prompts is not None:
         # Found wrong before a model is loaded; the tokenizer that cuts the texts comes with the model.
         load_text(path=prompts)
-    llm = load_llm(model, measuring_engine(model.device))
-    facts: dict[str, Any] = {"command": shlex.join(["surelock", *sys.argv[1:]])}
+    llm = load_measured(model)
     from surelock.measure.judge import Judge
 
-    with measuring_status() as show:
-        show("loading the judge")
+    with status("loading the judge") as show:
         critic = Judge.load(judge, device=llm.device, offline=True if model.offline else None)
-        facts |= {"judge": critic.name, "judge_commit": critic.commit}
         if infill:
             from surelock.measure.text.fill import measure_infilling
 
@@ -217,29 +155,14 @@ def text(
                 for rate in rates
             ]
             rows, samples = measure_continuations(llm, critic, texts, settings, rules, chat=chat, progress=show)
-    from surelock.results.environment import environment
-
     name = "infill" if infill else "text"
-    facts |= {
-        "environment": environment(),
-        "model": llm.name,
-        "commit": llm.commit,
-        "dtype": str(llm.dtype).removeprefix("torch."),
-        "method": _METHODS[name],
-    }
+    facts = run_facts(llm) | {"judge": critic.name, "judge_commit": critic.commit, "method": _METHODS[name]}
     if out is not None:
         from surelock.measure.result_files import write_results
 
         title = "Infilling" if infill else "Text continuation"
-        for path in write_results(out, name, title=title, facts=facts, rows=rows, samples=samples):
-            note(f"wrote {path}")
+        note_written(write_results(out, name, title=title, facts=facts, rows=rows, samples=samples))
     if json:
         write_json(facts | {"rows": rows})
     else:
-        print_table([{column: row[column] for column in _COLUMNS[name]} for row in rows], _shown)
-
-
-def _shown(name: str, value: Any) -> str:
-    from surelock.measure.result_files import shown_cell
-
-    return shown_cell(value) or "-"
+        print_table([{column: row[column] for column in _COLUMNS[name].split()} for row in rows])

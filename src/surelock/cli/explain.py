@@ -7,23 +7,22 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import typer
-
 from surelock.cli.files import PartialFile
 from surelock.cli.generate import PromptFile, PromptTexts, check_distinct
-from surelock.cli.loading import load_llm
-from surelock.cli.measuring import measuring_engine, measuring_status
+from surelock.cli.measuring import load_measured, note_written
 from surelock.cli.options import (
     OUTPUT_PANEL,
-    SAMPLING_PANEL,
+    BlockLength,
     JsonFlag,
     LockOptions,
     MaxTokens,
     ModelOptions,
+    Steps,
+    option,
     with_options,
 )
 from surelock.cli.prompts import read_prompts
-from surelock.cli.terminal import note, standard_output
+from surelock.cli.terminal import standard_output, status
 from surelock.errors import ParameterError
 from surelock.params import LockParams, SamplingParams
 
@@ -37,34 +36,18 @@ _NUM_PROMPT_TOKENS: Final = 64
 EXACT_DTYPE: Final = "float32"
 
 
-@with_options
+@with_options()
 def explain(
     model: ModelOptions,
     lock: LockOptions,
     texts: PromptTexts = None,
     file: PromptFile = None,
     max_tokens: MaxTokens = 64,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Denoising steps.", show_default="one per masked position", rich_help_panel=SAMPLING_PANEL),
-    ] = None,
-    block_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Positions of a semi-autoregressive block.", show_default="one block", rich_help_panel=SAMPLING_PANEL
-        ),
-    ] = None,
-    worst: Annotated[
-        int, typer.Option(help="Explain so many prompts, those whose runs differ most.", min=1, max=1000)
-    ] = 5,
-    load: Annotated[
-        Path | None,
-        typer.Option(help="Show what --json has written before, and run nothing.", show_default=False),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(help="Also write one page for a browser.", show_default=False, rich_help_panel=OUTPUT_PANEL),
-    ] = None,
+    steps: Steps = None,
+    block_length: BlockLength = None,
+    worst: Annotated[int, option("Explain so many prompts, those whose runs differ most.", min=1, max=1000)] = 5,
+    load: Annotated[Path | None, option("Show what --json has written before, and run nothing.")] = None,
+    html: Annotated[Path | None, option("Also write one page for a browser.", OUTPUT_PANEL)] = None,
     json: JsonFlag = False,
 ) -> None:
     """Show a run with locks beside one without, the tokens that locks changed, and the locks that are to blame.
@@ -82,19 +65,19 @@ def explain(
     if load is not None:
         cases = _loaded(load, texts, file)
     else:
-        llm = load_llm(replace(model, dtype=model.dtype or EXACT_DTYPE), measuring_engine(model.device))
+        llm = load_measured(replace(model, dtype=model.dtype or EXACT_DTYPE))
         params = SamplingParams(max_tokens=max_tokens, steps=steps, block_length=block_length, lock=rule)
         prompts: list[Any] = read_prompts(texts or [], file) if texts or file else _built_in(llm)
         from surelock.measure.explain import explain as run_explain
 
-        with measuring_status() as show:
+        with status("starting") as show:
             cases = run_explain(llm, prompts, params, rule=rule_name(rule), worst=worst, progress=show)
     if output is not None:
         from surelock.measure.explain import page
 
         with output:
             output.file.write(page(cases).encode())
-        note(f"wrote {html}")
+        note_written([output.path])
     _print(cases, as_json=json)
 
 

@@ -9,16 +9,7 @@ from typing import Annotated
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import (
-    OUTPUT_PANEL,
-    JsonFlag,
-    LockOptions,
-    MaxTokens,
-    ModelOptions,
-    SamplingOptions,
-    sampling_params,
-    with_options,
-)
+from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, JsonFlag, MaxTokens, option, with_options
 from surelock.cli.prompts import Prompt, read_prompts
 from surelock.cli.watch import recording, run_watched
 from surelock.errors import ParameterError, PromptError
@@ -29,39 +20,31 @@ PromptTexts = Annotated[
 ]
 PromptFile = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "One prompt per line; in a .jsonl file an object with prompt, prompt_token_ids or canvas_token_ids "
+        "(null where masked).",
+        None,
         "--file",
         "-f",
-        help="One prompt per line; in a .jsonl file an object with prompt, prompt_token_ids or canvas_token_ids "
-        "(null where masked).",
-        show_default=False,
     ),
 ]
-TracePath = Annotated[
-    Path | None,
-    typer.Option("--trace", help="Write one JSON line per step.", show_default=False, rich_help_panel=OUTPUT_PANEL),
-]
+TracePath = Annotated[Path | None, option("Write one JSON line per step.", OUTPUT_PANEL, "--trace")]
 LockMapPath = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Draw which positions each step computed, as .png or .svg; several prompts give NAME-0, NAME-1, ...",
+        OUTPUT_PANEL,
         "--lock-map",
-        help="Draw which positions each step computed, as .png or .svg; several prompts give NAME-0, NAME-1, ...",
-        show_default=False,
-        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 
 
-@with_options
+@with_options()
 def generate(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
+    decoding: DecodingOptions,
     texts: PromptTexts = None,
     file: PromptFile = None,
-    chat: Annotated[
-        bool, typer.Option("--chat", metavar="", help="Wrap each prompt as one user turn of the chat template.")
-    ] = False,
+    chat: Annotated[bool, option("Wrap each prompt as one user turn of the chat template.")] = False,
     max_tokens: MaxTokens = 128,
     json: JsonFlag = False,
     trace: TracePath = None,
@@ -71,12 +54,12 @@ def generate(
 
     On a terminal you watch the canvas settle; otherwise stdout gets the texts only.
     """
-    params = sampling_params(max_tokens, sampling, lock, model)
+    params = decoding.params(max_tokens)
     prompts = read_prompts(texts or [], file)
     turns = _user_turns(prompts) if chat else []
     check_distinct(file=file, trace=trace, lock_map=lock_map)
     with recording(trace, lock_map) as recorders:
-        llm = load_llm(model)
+        llm = load_llm(decoding.model)
         if chat:
             prompts = [{"prompt_token_ids": llm.encode_chat(messages)} for messages in turns]
         run_watched(

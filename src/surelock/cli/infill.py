@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from surelock.cli.generate import LockMapPath, TracePath, check_distinct
 from surelock.cli.loading import load_llm
-from surelock.cli.options import JsonFlag, LockOptions, ModelOptions, SamplingOptions, sampling_params, with_options
+from surelock.cli.options import DecodingOptions, JsonFlag, option, with_options
 from surelock.cli.prompts import checked_text, read_standard_input
 from surelock.cli.watch import recording, run_watched
 from surelock.errors import PromptError
@@ -34,29 +34,21 @@ class InfillCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@with_options
+@with_options()
 def infill(
     context: typer.Context,
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
-    prefix: Annotated[
-        list[str] | None, typer.Option(metavar="<str>", help="Text before the gap.", show_default=False)
-    ] = None,
-    suffix: Annotated[
-        list[str] | None, typer.Option(metavar="<str>", help="Text after the gap.", show_default=False)
-    ] = None,
+    decoding: DecodingOptions,
+    prefix: Annotated[list[str] | None, option("Text before the gap.", metavar="<str>")] = None,
+    suffix: Annotated[list[str] | None, option("Text after the gap.", metavar="<str>")] = None,
     gap: Annotated[
-        list[int] | None,
-        typer.Option(metavar="<int>", help="Length of the gap in tokens.", show_default=str(DEFAULT_GAP)),
+        list[int] | None, option("Length of the gap in tokens.", default=str(DEFAULT_GAP), metavar="<int>")
     ] = None,
     segments: Annotated[
         str | None,
-        typer.Option(
-            metavar="JSON",
-            help="Several gaps: a list of texts and gap lengths in order, such as "
+        option(
+            "Several gaps: a list of texts and gap lengths in order, such as "
             '\'["It was ", 4, " that ", 8, "."]\'; `-` reads it from standard input.',
-            show_default=False,
+            metavar="JSON",
         ),
     ] = None,
     json: JsonFlag = False,
@@ -71,12 +63,12 @@ def infill(
 
     Nothing inside a text is ever read as a gap.
     """
-    params = sampling_params(0, sampling, lock, model)
+    params = decoding.params(0)
     given: dict[str, Sequence[Segment]] = {"prefix": prefix or [], "suffix": suffix or [], "gap": gap or []}
     document = _document(given, context.meta[_ORDER], segments)
     check_distinct(trace=trace, lock_map=lock_map)
     with recording(trace, lock_map) as recorders:
-        llm = load_llm(model)
+        llm = load_llm(decoding.model)
         run_watched(
             lambda on_step: [llm.infill(document, params, on_step=on_step)],
             llm.tokenizer,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surelock.cli.options import ModelOptions
-from surelock.cli.terminal import can_animate, note, standard_error
+from surelock.cli.terminal import note, standard_error, status
 from surelock.config import EngineConfig
 from surelock.errors import ParameterError
 
@@ -28,21 +28,14 @@ def load_llm(options: ModelOptions, engine_config: EngineConfig | None = None) -
         ParameterError: the dtype or the device does not exist.
     """
     # Imported here because it brings torch and transformers, which `surelock --help` does not need.
-    with _status("starting"):
+    with status("starting"):
         from surelock.llm import LLM
     options.set_threads()
 
     # A download shows the hub's own bars, which a second moving line would garble.
     is_local = options.model is None or Path(options.model).is_dir()
-    with _status(f"loading {options.model or 'the embedded model'}") if is_local else _hub_bars():
-        llm = LLM(
-            options.model,
-            dtype=options.dtype,
-            device=options.device,
-            revision=options.revision,
-            offline=True if options.offline else None,
-            **({} if engine_config is None else {"engine_config": engine_config}),
-        )
+    with status(f"loading {options.model or 'the embedded model'}") if is_local else _hub_bars():
+        llm = LLM(**options.for_llm(), engine_config=engine_config)
     if not is_local and llm.commit is not None:
         # What a name stands for may change; a commit repeats the run.
         note(f"{llm.name} at revision {llm.commit}")
@@ -68,11 +61,6 @@ def device_and_dtype(model: ModelOptions) -> tuple[torch.device, torch.dtype | N
         raise ParameterError(f"--device is {name!r}, which this torch cannot use; use cpu, cuda or cuda:N") from None
     dtype = None if model.dtype is None else getattr(torch, model.dtype)
     return device, dtype
-
-
-def _status(message: str) -> AbstractContextManager[object]:
-    console = standard_error()
-    return console.status(message) if can_animate(console) else nullcontext()
 
 
 def _hub_bars() -> AbstractContextManager[object]:

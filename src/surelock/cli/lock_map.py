@@ -6,7 +6,7 @@ import importlib.util
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from surelock.cli.files import PartialFile, check_writable
 from surelock.errors import ParameterError
@@ -56,10 +56,12 @@ class LockMapRecorder:
             self.path if len(indices) == 1 else self.path.with_name(f"{self.path.stem}-{index}{self.path.suffix}")
             for index in indices
         ]
+        from surelock.measure.figure import image
+
         for index, path in zip(indices, paths, strict=True):
             figure = draw_lock_map(self._rows[index], self._num_prompt[index])
             with PartialFile("--lock-map", path) as output:
-                save_figure(figure, output.file, path.suffix)
+                output.file.write(image(figure, path.suffix.removeprefix("."), dpi=160))
         return paths
 
 
@@ -146,15 +148,6 @@ def draw_lock_map(rows: Sequence[bytes], num_prompt: int) -> Figure:
         columnspacing=1.6,
     )
     return figure
-
-
-def save_figure(figure: Figure, file: IO[bytes], suffix: str) -> None:
-    """Write the figure as `.png` or `.svg`; the same figure gives the same bytes."""
-    import matplotlib
-
-    metadata = {"Date": None} if suffix == ".svg" else {}
-    with matplotlib.rc_context({"svg.hashsalt": "surelock", "svg.fonttype": "none"}):
-        figure.savefig(file, format=suffix.removeprefix("."), dpi=160, metadata=metadata)
 
 
 def _name_sides(axes: Axes, num_prompt: int, num_positions: int) -> None:

@@ -14,7 +14,9 @@ from surelock.cli.bench import bench
 from surelock.cli.calibrate import calibrate
 from surelock.cli.chat import chat
 from surelock.cli.doctor import doctor
-from surelock.cli.evaluate import evaluate
+from surelock.cli.eval_harness import harness
+from surelock.cli.eval_tasks import tasks
+from surelock.cli.eval_text import text
 from surelock.cli.explain import explain
 from surelock.cli.generate import generate
 from surelock.cli.infill import InfillCommand, infill
@@ -65,6 +67,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+evaluate = typer.Typer(
+    name="eval",
+    no_args_is_help=True,
+    help="Measure what locking does to results: right answers, quality of text, agreement, cost.",
+)
+for each in (tasks, text, harness):
+    evaluate.command()(each)
 app.command()(generate)
 app.command()(chat)
 app.command(cls=InfillCommand)(infill)

@@ -1,16 +1,18 @@
 """Options that several commands share, and the parameters they build.
 
-A command takes a group of options as one argument: `@with_options` shows Typer the group's fields instead of it.
+A command takes a group of options as one argument: `@with_options` shows Typer the group's fields instead of it. What
+is declared as a bool is a flag under its own name, without a counterpart such as --no-NAME.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, get_origin, get_type_hints
 
 import typer
 
@@ -23,21 +25,30 @@ Result = TypeVar("Result")
 MODEL_PANEL: Final = "Model"
 SAMPLING_PANEL: Final = "Sampling"
 LOCK_PANEL: Final = "Locking"
+MEASURE_PANEL: Final = "Measurement"
 OUTPUT_PANEL: Final = "Output"
 
-MaxTokens = Annotated[
-    int,
-    typer.Option("--max-tokens", "-n", help="Tokens to generate after each prompt.", rich_help_panel=SAMPLING_PANEL),
+
+def option(help_text: str, panel: str | None = None, *names: str, default: str | bool = True, **details: Any) -> Any:
+    """An option as Typer has it, declared on one line.
+
+    Args:
+        help_text: one sentence.
+        panel: of `--help` it is shown in.
+        names: such as --max-tokens and -n; none for that of the parameter.
+        default: what `--help` says in place of the default value; False for nothing.
+        details: anything else of `typer.Option`.
+    """
+    return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=default, **details)
+
+
+Steps = Annotated[int | None, option("Denoising steps.", SAMPLING_PANEL, default="one per masked position")]
+BlockLength = Annotated[
+    int | None, option("Positions of a semi-autoregressive block.", SAMPLING_PANEL, default="one block")
 ]
-JsonFlag = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        metavar="",
-        help="Print JSON on stdout, one object per result, nothing else.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
-]
+MaxTokens = Annotated[int, option("Tokens to generate after each prompt.", SAMPLING_PANEL, "--max-tokens", "-n")]
+NoPlots = Annotated[bool, option("Draw nothing.", OUTPUT_PANEL)]
+JsonFlag = Annotated[bool, option("Print JSON on stdout, one object per result, nothing else.", OUTPUT_PANEL)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,40 +57,36 @@ class ModelOptions:
 
     model: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Hub id or local folder of a LLaDA checkpoint.",
+            MODEL_PANEL,
             "--model",
             "-m",
-            help="Hub id or local folder of a LLaDA checkpoint.",
-            show_default="the embedded model",
-            rich_help_panel=MODEL_PANEL,
+            default="the embedded model",
         ),
     ] = None
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(help="Type of the weights.", show_default="chosen for the device", rich_help_panel=MODEL_PANEL),
-    ] = None
+    dtype: Annotated[Dtype | None, option("Type of the weights.", MODEL_PANEL, default="chosen for the device")] = None
     device: Annotated[
-        str | None,
-        typer.Option(
-            help="Torch device, for example cpu or cuda:0.", show_default="cuda, else cpu", rich_help_panel=MODEL_PANEL
-        ),
+        str | None, option("Torch device, for example cpu or cuda:0.", MODEL_PANEL, default="cuda, else cpu")
     ] = None
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a hub repository.", rich_help_panel=MODEL_PANEL)
-    ] = None
-    offline: Annotated[
-        bool, typer.Option("--offline", metavar="", help="Use local files only.", rich_help_panel=MODEL_PANEL)
-    ] = False
+    revision: Annotated[str | None, option("Branch, tag or commit of a hub repository.", MODEL_PANEL)] = None
+    offline: Annotated[bool, option("Use local files only.", MODEL_PANEL)] = False
     threads: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "CPU threads of torch's operations.",
+            MODEL_PANEL,
+            default="one for each core this process may use",
             min=1,
             max=1024,
-            help="CPU threads of torch's operations.",
-            show_default="one for each core this process may use",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
+
+    def for_llm(self) -> dict[str, Any]:
+        """These options as arguments of `LLM`."""
+        arguments = asdict(self) | {"offline": True if self.offline else None}
+        del arguments["threads"]
+        return arguments
 
     def set_threads(self) -> None:
         """Let torch have that many, if any were asked for."""
@@ -329,30 +336,65 @@ def sampling_params(
     return params
 
 
-def with_options(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Show Typer the fields of each argument whose annotation is a group of options, in the argument's place."""
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """A model, and how its requests are decoded."""
+
+    model: ModelOptions
+    sampling: SamplingOptions
+    lock: LockOptions
+
+    def params(self, max_tokens: int) -> SamplingParams:
+        """See `sampling_params`."""
+        return sampling_params(max_tokens, self.sampling, self.lock, self.model)
+
+
+def with_options(panel: str | None = None) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Show Typer the fields of each argument whose annotation is a group of options, in the argument's place.
+
+    Args:
+        panel: of `--help`, for those options that name none.
+    """
+
+    def decorate(command: Callable[..., Result]) -> Callable[..., Result]:
+        hints = get_type_hints(command, include_extras=True)
+        defaults = {name: each.default for name, each in inspect.signature(command).parameters.items()}
+        parameters = _parameters({name: (hints[name], default) for name, default in defaults.items()}, panel)
+
+        @wraps(command)
+        def flat_command(**values: Any) -> Result:
+            return command(**{name: _value(name, hints[name], values) for name in defaults})
+
+        flat_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        flat_command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return flat_command
+
+    return decorate
+
+
+def _parameters(declared: Mapping[str, tuple[Any, Any]], panel: str | None) -> list[inspect.Parameter]:
+    """A parameter for Typer's eyes for each name with its annotation and default, or for each field of a group."""
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        group = groups.get(parameter.name)
-        if group is None:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
+    for name, (hint, default) in declared.items():
+        if is_dataclass(hint):
+            hints = get_type_hints(hint, include_extras=True)
+            own = {field.name: (hints[field.name], field.default) for field in fields(hint)}
+            parameters += _parameters(own, panel)
             continue
-        group_hints = get_type_hints(group, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=group_hints[field.name]
-            )
-            for field in fields(group)
-        ]
+        if get_origin(hint) is Annotated:
+            kind, info = hint.__origin__, copy(hint.__metadata__[0])
+            info.rich_help_panel = info.rich_help_panel or panel
+            if kind is bool:
+                # It has its one name, and no value.
+                info.default, info.param_decls, info.metavar = ..., (f"--{name.replace('_', '-')}",), ""
+            hint = Annotated[kind, info]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+    return parameters
 
-    @wraps(command)
-    def flat_command(**values: Any) -> Result:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        return command(**values)
 
-    flat_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    flat_command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return flat_command
+def _value(name: str, hint: Any, values: Mapping[str, Any]) -> Any:
+    """The value of an option, or a group of the options that are its fields."""
+    if not is_dataclass(hint):
+        return values[name]
+    hints = get_type_hints(hint)
+    return hint(**{field.name: _value(field.name, hints[field.name], values) for field in fields(hint)})  # type: ignore[operator]

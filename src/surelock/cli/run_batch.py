@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from orjson import loads
 
-from surelock.cli.batch_progress import BatchProgress
 from surelock.cli.loading import load_llm
-from surelock.cli.options import (
-    OUTPUT_PANEL,
-    LockOptions,
-    MaxTokens,
-    ModelOptions,
-    SamplingOptions,
-    sampling_params,
-    with_options,
-)
+from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, MaxTokens, option, with_options
+from surelock.cli.progress import BatchProgress
 from surelock.cli.prompts import checked_text
 from surelock.cli.terminal import note, print_facts, report_error, standard_error
 from surelock.cli.watch import write_json
@@ -38,70 +29,30 @@ EXIT_NO_ANSWER: Final = 65
 JOB_PANEL: Final = "Job"
 
 
-@with_options
+@with_options(JOB_PANEL)
 def run_batch(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
+    decoding: DecodingOptions,
     input_file: Annotated[
         Path,
-        typer.Option(
-            "--input",
-            "-i",
-            help="Rows: .jsonl in OpenAI's batch format or with a prompt each, .csv or .parquet.",
-            show_default=False,
-            rich_help_panel=JOB_PANEL,
-        ),
+        option("Rows: .jsonl in OpenAI's batch format or with a prompt each, .csv or .parquet.", None, "--input", "-i"),
     ],
     output: Annotated[
         Path,
-        typer.Option(
+        option(
+            "Answers in the order of the rows, .jsonl, .csv or .parquet; NAME.errors.jsonl: the rows that failed.",
+            None,
             "--output",
             "-o",
-            help="Answers in the order of the rows, .jsonl, .csv or .parquet; NAME.errors.jsonl: the rows that failed.",
-            show_default=False,
-            rich_help_panel=JOB_PANEL,
         ),
     ],
-    prompt_column: Annotated[
-        str, typer.Option(help="Where rows that are not OpenAI's have their text.", rich_help_panel=JOB_PANEL)
-    ] = "prompt",
+    prompt_column: Annotated[str, option("Where rows that are not OpenAI's have their text.")] = "prompt",
     max_tokens: MaxTokens = 128,
-    max_batch_size: Annotated[
-        int, typer.Option(help="Rows decoded at the same time.", rich_help_panel=JOB_PANEL)
-    ] = EngineConfig().max_batch_size,
-    force_new: Annotated[
-        bool,
-        typer.Option(
-            "--force-new",
-            metavar="",
-            help="Forget what was done before and replace the output.",
-            rich_help_panel=JOB_PANEL,
-        ),
-    ] = False,
-    retry_errors: Annotated[
-        bool,
-        typer.Option(
-            "--retry-errors", metavar="", help="Run the rows again that failed before.", rich_help_panel=JOB_PANEL
-        ),
-    ] = False,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray",
-            metavar="",
-            help="Decode on the Ray cluster of RAY_ADDRESS, or on one started here.",
-            rich_help_panel=JOB_PANEL,
-        ),
-    ] = False,
-    ray_actors: Annotated[
-        int | None,
-        typer.Option(min=1, help="Models on the cluster.", show_default="one for each GPU", rich_help_panel=JOB_PANEL),
-    ] = None,
-    json: Annotated[
-        bool,
-        typer.Option("--json", metavar="", help="Print the summary as JSON on stdout.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
+    max_batch_size: Annotated[int, option("Rows decoded at the same time.")] = EngineConfig().max_batch_size,
+    force_new: Annotated[bool, option("Forget what was done before and replace the output.")] = False,
+    retry_errors: Annotated[bool, option("Run the rows again that failed before.")] = False,
+    ray: Annotated[bool, option("Decode on the Ray cluster of RAY_ADDRESS, or on one started here.")] = False,
+    ray_actors: Annotated[int | None, option("Models on the cluster.", default="one for each GPU", min=1)] = None,
+    json: Annotated[bool, option("Print the summary as JSON on stdout.", OUTPUT_PANEL)] = False,
 ) -> None:
     """Decode every row of a file; stopped at any moment, the same command goes on where it was.
 
@@ -109,8 +60,8 @@ def run_batch(
     row fails the exit code is 65.
     """
     checked_text(prompt_column, "--prompt-column")
-    params = sampling_params(max_tokens, sampling, lock, model)
-    config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
+    params = decoding.params(max_tokens)
+    config = EngineConfig(max_batch_size=max_batch_size, num_threads=decoding.model.threads)
 
     # Imported here because it brings torch, which `surelock --help` does not need.
     from surelock.batch.decode import local_worker
@@ -119,10 +70,9 @@ def run_batch(
 
     if ray_actors is not None and not ray:
         raise ParameterError("--ray-actors has no effect without --ray: add it, or leave --ray-actors out")
-    asked = asdict(model)
+    model = decoding.model
     # Where and how fast it runs does not make it another job.
-    offline = asked.pop("offline")
-    del asked["threads"]
+    asked = {name: value for name, value in model.for_llm().items() if name != "offline"}
     job = Job(
         input=input_file,
         output=output,
@@ -135,8 +85,7 @@ def run_batch(
     if ray:
         from surelock.batch.ray_worker import ray_worker
 
-        chosen = asked | {"offline": True if offline else None}
-        worker = ray_worker(chosen, config, num_actors=ray_actors)
+        worker = ray_worker(model.for_llm(), config, num_actors=ray_actors)
     else:
         worker = local_worker(lambda: load_llm(model, config))
     stop = Stop()

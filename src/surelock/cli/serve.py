@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import ModelOptions, with_options
+from surelock.cli.options import ModelOptions, option, with_options
 from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -25,69 +24,35 @@ KEY_VARIABLE: Final = "SURELOCK_API_KEY"
 NEEDED: Final = ("fastapi", "uvicorn", "prometheus_client")
 
 
-@with_options
+@with_options(SERVER_PANEL)
 def serve(
     model: ModelOptions,
-    host: Annotated[str, typer.Option(help="Address to listen at.", rich_help_panel=SERVER_PANEL)] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", rich_help_panel=SERVER_PANEL)] = 8000,
+    host: Annotated[str, option("Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
     public: Annotated[
-        bool,
-        typer.Option(
-            "--public",
-            metavar="",
-            help="Let other machines connect; needs a key. Listens at 0.0.0.0 unless --host says otherwise.",
-            rich_help_panel=SERVER_PANEL,
-        ),
+        bool, option("Let other machines connect; needs a key. Listens at 0.0.0.0 unless --host says otherwise.")
     ] = False,
     api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"File with one key a line. Or set {KEY_VARIABLE}.",
-            show_default="no key",
-            rich_help_panel=SERVER_PANEL,
-        ),
+        Path | None, option(f"File with one key a line. Or set {KEY_VARIABLE}.", default="no key")
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="<name>",
-            help="A name this server may be called by, such as that of a proxy in front; may be repeated.",
-            rich_help_panel=SERVER_PANEL,
+        option(
+            "A name this server may be called by, such as that of a proxy in front; may be repeated.", metavar="<name>"
         ),
     ] = None,
-    served_model: Annotated[
-        str | None,
-        typer.Option(help="Name of the model in answers.", show_default="its own", rich_help_panel=SERVER_PANEL),
-    ] = None,
-    max_batch_size: Annotated[int, typer.Option(help="Canvases decoded together.", rich_help_panel=LIMITS_PANEL)] = 16,
-    max_waiting: Annotated[
-        int, typer.Option(help="Canvases that may wait; more are refused.", rich_help_panel=LIMITS_PANEL)
-    ] = 256,
+    served_model: Annotated[str | None, option("Name of the model in answers.", default="its own")] = None,
+    max_batch_size: Annotated[int, option("Canvases decoded together.", LIMITS_PANEL)] = 16,
+    max_waiting: Annotated[int, option("Canvases that may wait; more are refused.", LIMITS_PANEL)] = 256,
     max_per_key: Annotated[
-        int | None,
-        typer.Option(help="Canvases of one key at a time.", show_default="no limit", rich_help_panel=LIMITS_PANEL),
+        int | None, option("Canvases of one key at a time.", LIMITS_PANEL, default="no limit")
     ] = None,
-    max_timeout: Annotated[
-        float, typer.Option(help="Seconds a request may take.", rich_help_panel=LIMITS_PANEL)
-    ] = 600.0,
-    drain_timeout: Annotated[
-        float, typer.Option(help="Seconds running requests get after SIGTERM.", rich_help_panel=LIMITS_PANEL)
-    ] = 60.0,
-    ray: Annotated[
-        bool,
-        typer.Option(
-            "--ray", metavar="", help="Serve with replicas of the model behind Ray Serve.", rich_help_panel=RAY_PANEL
-        ),
-    ] = False,
-    replicas: Annotated[
-        int | None,
-        typer.Option(min=1, help="Replicas.", show_default="one for each GPU", rich_help_panel=RAY_PANEL),
-    ] = None,
+    max_timeout: Annotated[float, option("Seconds a request may take.", LIMITS_PANEL)] = 600.0,
+    drain_timeout: Annotated[float, option("Seconds running requests get after SIGTERM.", LIMITS_PANEL)] = 60.0,
+    ray: Annotated[bool, option("Serve with replicas of the model behind Ray Serve.", RAY_PANEL)] = False,
+    replicas: Annotated[int | None, option("Replicas.", RAY_PANEL, default="one for each GPU", min=1)] = None,
     ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="A cluster: auto, local or HOST:PORT.", show_default="RAY_ADDRESS, or local", rich_help_panel=RAY_PANEL
-        ),
+        str | None, option("A cluster: auto, local or HOST:PORT.", RAY_PANEL, default="RAY_ADDRESS, or local")
     ] = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
@@ -126,9 +91,7 @@ def serve(
         from surelock.server.replicas import serve_on_ray
 
         log_to_stderr()
-        chosen = asdict(model) | {"offline": True if model.offline else None}
-        del chosen["threads"]
-        options = ReplicaOptions(chosen, engine_config, settings)
+        options = ReplicaOptions(model.for_llm(), engine_config, settings)
         raise typer.Exit(serve_on_ray(options, num_replicas=replicas, address=ray_address))
 
     from surelock.server.signals import stopping_while_loading

@@ -6,12 +6,16 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
+
+# Of middling luminance, so that it reads on dark and on light backgrounds.
+LOCKED_STYLE: Final = "color(32)"
+_BAR_WIDTH: Final = 16
 
 # C0 without line feed and tab, DEL, and C1: a model's or a stranger's text must not steer the terminal.
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -42,6 +46,17 @@ def can_animate(console: Console) -> bool:
 
 
 @contextmanager
+def status(message: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr, where it is a terminal, that says what is being done; gives a function that changes it."""
+    console = standard_error()
+    if not can_animate(console):
+        yield lambda message: None
+        return
+    with console.status(message) as line:
+        yield line.update
+
+
+@contextmanager
 def silent_input() -> Iterator[None]:
     """Stop the terminal from echoing what is typed, which would move a live picture; it is read later all the same."""
     if not sys.stdin or not sys.stdin.isatty() or importlib.util.find_spec("termios") is None:
@@ -58,6 +73,12 @@ def silent_input() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def bar(share: float) -> Text:
+    """How much of something is done, 0 to 1."""
+    done = round(_BAR_WIDTH * share)
+    return Text.assemble(("━" * done, LOCKED_STYLE), ("━" * (_BAR_WIDTH - done), "dim"), "  ")
 
 
 def visible(text: str) -> str:

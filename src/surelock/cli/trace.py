@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import orjson
 
@@ -13,7 +10,7 @@ from surelock.cli.files import PartialFile
 from surelock.output import StepUpdate
 
 
-class TraceWriter(AbstractContextManager["TraceWriter"]):
+class TraceWriter(PartialFile):
     """Writes each step of each prompt as `{"prompt", "step", "rows", "masked", "commits", "locks", "kl"}`.
 
     `rows` counts the positions computed in the step, `masked` those still masked after it, `commits` lists
@@ -25,15 +22,7 @@ class TraceWriter(AbstractContextManager["TraceWriter"]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._output = PartialFile("--trace", path, keep_partial=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._output.__exit__(kind, error, traceback)
+        super().__init__("--trace", path, keep_partial=True)
 
     def update(self, update: StepUpdate) -> None:
         """Append the step's line."""
@@ -48,4 +37,4 @@ class TraceWriter(AbstractContextManager["TraceWriter"]):
             "locks": update.locked_now,
             "kl": update.kl,
         }
-        self._output.file.write(orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE))
+        self.file.write(orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE))

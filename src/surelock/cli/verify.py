@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -11,18 +9,9 @@ from rich.text import Text
 
 from surelock.cli.generate import PromptFile, PromptTexts
 from surelock.cli.loading import load_llm
-from surelock.cli.options import (
-    OUTPUT_PANEL,
-    JsonFlag,
-    LockOptions,
-    MaxTokens,
-    ModelOptions,
-    SamplingOptions,
-    sampling_params,
-    with_options,
-)
+from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, JsonFlag, MaxTokens, option, with_options
 from surelock.cli.prompts import Prompt, read_prompts
-from surelock.cli.terminal import can_animate, print_facts, standard_error, standard_output
+from surelock.cli.terminal import print_facts, standard_output, status
 from surelock.cli.watch import write_json
 
 if TYPE_CHECKING:
@@ -38,22 +27,15 @@ DEFAULT_PROMPTS: Final[tuple[Prompt, ...]] = (
 EXACT_DTYPE: Final = "float32"
 
 
-@with_options
+@with_options()
 def verify(
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    lock: LockOptions,
+    decoding: DecodingOptions,
     texts: PromptTexts = None,
     file: PromptFile = None,
     max_tokens: MaxTokens = 64,
     noise_floor: Annotated[
         bool,
-        typer.Option(
-            "--noise-floor",
-            metavar="",
-            help="Also measure the KL divergence that rounding alone causes: set --kl-threshold above it.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
+        option("Also measure the KL divergence that rounding alone causes: set --kl-threshold above it.", OUTPUT_PANEL),
     ] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -64,16 +46,17 @@ def verify(
 
     Without TEXT or --file a few built-in prompts are used.
     """
-    params = sampling_params(max_tokens, sampling, lock, model)
+    params = decoding.params(max_tokens)
     prompts = read_prompts(texts or [], file) if texts or file else list(DEFAULT_PROMPTS)
-    llm = load_llm(model)
+    llm = load_llm(decoding.model)
 
+    from surelock.measure.verify import noise_floor as measure_noise
     from surelock.measure.verify import verify as run_verify
 
-    with _status() as show:
+    with status("verifying") as show:
         report = run_verify(llm, prompts, params, progress=lambda done, total: show(f"verified {done} of {total}"))
         show("measuring the noise floor")
-        floor = llm.noise_floor(prompts, params) if noise_floor else None
+        floor = measure_noise(llm, prompts, params) if noise_floor else None
     if json:
         extra: dict[str, Any] = {"model": llm.name, "commit": llm.commit}
         write_json(extra | report.to_dict() | ({} if floor is None else {"noise_floor": floor}))
@@ -81,17 +64,6 @@ def verify(
         print_facts(standard_output(), _rows(report, floor))
     if not report.exact and report.dtype == EXACT_DTYPE:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A function that shows what is being done, on a terminal."""
-    console = standard_error()
-    if not can_animate(console):
-        yield lambda message: None
-        return
-    with console.status("verifying") as status:
-        yield status.update
 
 
 def _rows(report: VerifyReport, floor: dict[str, float] | None) -> list[tuple[str, str | Text]]:

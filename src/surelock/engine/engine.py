@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
@@ -111,6 +111,11 @@ class Engine:
             self._release(request)
 
     @torch.inference_mode()
+    def run(self, *, watched: bool = True) -> Iterator[Snapshot]:
+        """Step until no request waits or runs, giving what each `step` gives."""
+        while self.has_unfinished:
+            yield from self.step(watched=watched)
+
     def step(self, *, watched: bool = True) -> list[Snapshot]:
         """One denoising step of every running request; finished ones (`Request.is_finished`) have left the batch.
 

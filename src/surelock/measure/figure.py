@@ -18,11 +18,11 @@ def check_plots() -> None:
         raise ParameterError("plots are drawn with matplotlib: pip install 'surelock[plots]', or add --no-plots")
 
 
-def image(figure: Figure, suffix: str) -> bytes:
+def image(figure: Figure, suffix: str, *, dpi: int = 130) -> bytes:
     """The figure as "png" or "svg"; the same figure gives the same bytes."""
     import matplotlib
 
     content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "surelock", "svg.fonttype": "none"}):
-        figure.savefig(content, format=suffix, dpi=130, metadata={"Date": None} if suffix == "svg" else {})
+        figure.savefig(content, format=suffix, dpi=dpi, metadata={"Date": None} if suffix == "svg" else {})
     return content.getvalue()

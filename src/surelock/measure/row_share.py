@@ -30,8 +30,7 @@ def decode_with(
     engine = Engine(llm.transformer, llm.engine_config, selector=selector)
     requests = [engine.add_request(prompt, own) for prompt, own in zip(prompts, params, strict=True)]
     outputs = {}
-    while engine.has_unfinished:
-        for snapshot in engine.step(watched=False):
-            outputs[snapshot.request] = request_output(snapshot, llm.config, llm.tokenizer)
-            progress(len(outputs))
+    for snapshot in engine.run(watched=False):
+        outputs[snapshot.request] = request_output(snapshot, llm.config, llm.tokenizer)
+        progress(len(outputs))
     return [outputs[request] for request in requests]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.oracle import oracle_decode
+from surelock.engine.noise_floor import noise_floor as null_pairs
 from surelock.errors import NonFiniteLogitsError
 from surelock.llm import LLM
 from surelock.output import RequestOutput, StepUpdate
@@ -80,6 +81,18 @@ def verify(
         if progress is not None:
             progress(index + 1, len(encoded))
     return _report(checks, llm.dtype)
+
+
+def noise_floor(llm: LLM, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> dict[str, float]:
+    """KL in nats of a null pair: the same canvas computed alone and next to others, where the truth is 0.
+
+    {"median", "p99", "max"} over all positions. A `kl_threshold` below it locks on rounding.
+
+    Raises: as `LLM.encode`.
+    """
+    num_generated, mask = (params or SamplingParams()).max_tokens, llm.config.mask_token_id
+    canvases = [prompt.token_ids(num_generated, mask) for prompt in llm.encode(prompts, params)]
+    return null_pairs(llm.transformer, canvases)
 
 
 @dataclass(frozen=True, slots=True)
