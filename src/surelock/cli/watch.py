@@ -88,7 +88,7 @@ def run_watched(
     started_at = time.monotonic()
     try:
         with silent_input() if view else nullcontext(), watcher:
-            # Steps that nobody looks at need not be told.
+            # Steps that are not watched need not be told.
             is_watched = view is not None or standard_error().is_terminal or bool(recorders)
             outputs = list(run(on_step if is_watched else None))
     except NonFiniteLogitsError as error:

@@ -28,7 +28,7 @@ class RowParams:
 
 
 def row_keys(rows: RowParams, *, may_sample: bool) -> Tensor:
-    """Keys [n] of the rows' noise; nobody reads those of rows that are not sampled."""
+    """Keys [n] of the rows' noise; those of rows that are not sampled are not read."""
     return row_key(rows.seed, rows.step, rows.position, Purpose.TOKEN) if may_sample else rows.seed
 
 

@@ -1,7 +1,7 @@
 """One denoising step over a batch of canvases: SureLock's Algorithm 1 (arXiv 2602.06412), its line numbers kept.
 
     6       rows = active positions, masked and unmasked alike
-    7-14    one forward of the rows; their keys and values are overwritten in place, nobody else's are
+    7-14    one forward of the rows; their keys and values are overwritten in place, no others are
     15      posteriors, only of the rows that need one
     16      the unmasking policy commits tokens
     17-19   D = KL(p_t || p_{t-1}) and u = 1 - max p of the rows that may lock; no D on a request's first step

@@ -27,7 +27,7 @@ class AsyncEngine:
     makes one. To be used from one event loop at a time; `async with` closes it.
 
     Args:
-        engine: an `Engine`, which nobody else may use, or a function that makes one: for the first request, and again
+        engine: an `Engine` for its use alone, or a function that makes one: for the first request, and again
             after an error.
         max_waiting: requests that may wait for their turn before more are refused; None: any number.
 
@@ -45,7 +45,7 @@ class AsyncEngine:
         self._mailbox: Mailbox | None = None
         self._is_closed = False
         self._thread = DeviceThread(None, engine) if callable(engine) else DeviceThread(engine, None)
-        # The thread does not know this object, so it ends with it even if nobody closes it.
+        # The thread does not know this object, so it ends with it even if it is never closed.
         weakref.finalize(self, self._thread.close, drain=False).atexit = False
 
     @property
@@ -154,7 +154,7 @@ class RequestStream:
     """
 
     def __init__(self, engine: AsyncEngine, thread: DeviceThread, ticket: Ticket) -> None:
-        # Keeps the engine running for as long as somebody reads.
+        # Keeps the engine running for as long as this is read.
         self._engine = engine
         self._ticket = ticket
         self._abort = weakref.finalize(self, thread.abort, ticket)
@@ -167,7 +167,7 @@ class RequestStream:
             await anext(self)
 
     async def aclose(self) -> None:
-        """Abort the request if it is not over. Nothing more is given, to another task that waits for it neither."""
+        """Abort the request unless it has finished. No further snapshots come, not even to another task that waits."""
         self._ticket.close()
         self._abort()
 

@@ -82,7 +82,7 @@ class DeviceBatch:
         model: the transformer.
         method: how it is decoded.
         graphs: runs steps padded to buckets and never waits for the device; None: steps of exactly the rows there are.
-        poison: fill memory that nobody may read with NaN.
+        poison: fill memory that must not be read with NaN.
     """
 
     def __init__(self, model: Transformer, method: Method, graphs: Replay | None, *, poison: bool = False) -> None:

@@ -52,7 +52,7 @@ class DeviceThread:
     """Runs an engine until it is closed. Every method is for other threads and returns at once.
 
     A thread of its own rather than one of a pool: a CUDA context, captured graphs and an `Engine` want one thread. It
-    is a daemon, stopped by `atexit`, so that who forgets to close it does not hang.
+    is a daemon, stopped by `atexit`, so that a program that forgets to close it does not hang.
 
     Args:
         engine: to run, or None to make one for the first request.
@@ -112,7 +112,7 @@ class DeviceThread:
                 self._step()
                 self.heartbeat = time.monotonic()
         except BaseException as error:
-            # Our own mistake. Nobody may be left waiting for a thread that is gone.
+            # Our own mistake. No request may be left waiting for a thread that is gone.
             self._fail(error)
             self._make_engine = None
         finally:
@@ -127,7 +127,7 @@ class DeviceThread:
         return self._engine is not None and self._engine.has_unfinished
 
     def _obey(self) -> None:
-        """Do what was asked for; with nothing else to do, wait a while for somebody to ask."""
+        """Do what was asked for; with nothing else to do, wait a while for a request."""
         is_idle = not (self._is_closing or self._is_busy)
         try:
             while True:
@@ -261,7 +261,7 @@ def _own_error(error: BaseException) -> SureLockError:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Drop what the frames of an error hold: they would keep the engine's memory for as long as anybody has it."""
+    """Drop what the frames of an error hold: they would keep the engine's memory for as long as the error is kept."""
     link: BaseException | None = error
     while link is not None:
         traceback.clear_frames(link.__traceback__)

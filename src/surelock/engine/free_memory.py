@@ -50,7 +50,7 @@ def _free_group_bytes(folder: Path) -> int | None:
 
 
 def total_host_bytes() -> int | None:
-    """The machine's memory: sysconf where it knows (Linux, macOS), or macOS's sysctl; None where nobody says."""
+    """The machine's memory: sysconf where it knows (Linux, macOS), or macOS's sysctl; None where neither does."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -13,7 +13,7 @@ class KVPool:
 
     A stream of a request has a range of them, one place for each position. A locked position's keys and values stay
     because nothing writes there; the next request of a range overwrites all of it in its first forward, so ranges are
-    never cleared. `poison` fills memory that nobody may read with NaN.
+    never cleared. `poison` fills memory that must not be read with NaN.
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, poison: bool = False) -> None:
@@ -45,7 +45,7 @@ class KVPool:
         return True
 
     def give_up(self, start: int, num: int) -> None:
-        """Nobody reads these places any more."""
+        """These places are not read any more."""
         if self._poison:
             for layer in self.layers:
                 layer.keys[start : start + num] = torch.nan

@@ -46,7 +46,7 @@ class Ticket:
             self.has_news.set()
 
     def close(self) -> None:
-        """Read nothing more: it is over for whoever waits."""
+        """Read nothing more: it is over for any task that waits."""
         self.receive(News(is_over=True))
         self.is_closed = True
 
@@ -77,7 +77,7 @@ class Mailbox:
         self._items: dict[Ticket, News] = {}
 
     def put(self, ticket: Ticket, news: News) -> bool:
-        """From any thread. False if the loop is closed, so that nobody will ever read it."""
+        """From any thread. False if the loop is closed, so that it will never be read."""
         with self._lock:
             is_first = not self._items
             self._items[ticket] = news

@@ -20,7 +20,7 @@ from surelock.ops.step_kl.from_hidden import PART_TOKENS
 from surelock.ops.step_kl.reference import CUDA_PART_ELEMENTS, PART_ELEMENTS
 from surelock.ops.token_stats.reference import NOISE_ROWS
 
-# Rows of a step where nobody says otherwise: enough to keep any device busy.
+# Rows of a step unless the config says otherwise: enough to keep any device busy.
 DEFAULT_MAX_ROWS: Final = 4096
 # Position 0 of the pool belongs to padding rows.
 NUM_RESERVED: Final = 1

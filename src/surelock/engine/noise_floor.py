@@ -63,7 +63,7 @@ def null_part(
 def _hidden(model: Transformer, token_ids: Sequence[int], num_copies: int, *kv: LayerKV) -> torch.Tensor:
     """Hidden rows [N, d] of the first of num_copies copies of a canvas computed together.
 
-    kv: of each layer, or one for all where nobody reads them later.
+    kv: of each layer, or one for all layers where they are not read later.
     """
     num = len(token_ids)
     batch = RowBatch(

@@ -13,7 +13,7 @@ class PositionPool:
 
     Args:
         capacity: positions, the reserved ones included.
-        reserved: positions at the start that nobody gets, for the padding rows of a captured graph.
+        reserved: positions at the start that are never given out, for the padding rows of a captured graph.
     """
 
     def __init__(self, capacity: int, *, reserved: int = 1) -> None:
@@ -32,7 +32,7 @@ class PositionPool:
 
     @property
     def num_free(self) -> int:
-        """Positions nobody has."""
+        """Positions that are not taken."""
         return self._num_free
 
     @property
@@ -57,18 +57,18 @@ class PositionPool:
         return None
 
     def give_back(self, start: int) -> None:
-        """Free the range that `take` returned as start. KeyError if nobody has it."""
+        """Free the range that `take` returned as start. KeyError if it is not taken."""
         num = self._num_of.pop(start)
         self._free(start, start + num)
 
     def grow(self, capacity: int) -> None:
-        """Add free positions at the end, up to `capacity`; everybody keeps what they have. Never shrinks."""
+        """Add free positions at the end, up to `capacity`; ranges that are taken stay. Never shrinks."""
         if capacity > self._capacity:
             start, self._capacity = self._capacity, capacity
             self._free(start, capacity)
 
     def reset(self, capacity: int) -> None:
-        """Start over with another capacity; nobody has anything."""
+        """Start over with another capacity; nothing is taken."""
         assert not self._num_of
         self._free_starts.clear()
         self._free_stops.clear()

@@ -1,4 +1,4 @@
-"""Who is in the batch: requests wait in order and start when slots, rows and memory allow."""
+"""Which requests are in the batch: they wait in order and start when slots, rows and memory allow."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Scheduler:
     def admit(self) -> list[Request]:
         """Start waiting requests in order: set their `slot` and `kv_starts`; returns them.
 
-        Nobody overtakes a request that does not fit yet, even if it would fit itself: running requests only ever free
+        No request overtakes one that does not fit yet, even if it would fit itself: running requests only ever free
         rows, slots and positions, so the first in line is sure to start, while a stream of small requests that
         overtake could keep a large one out for ever.
         """

@@ -20,7 +20,7 @@ class RandomOrder:
     def select(self, proposal: Proposal, candidates: Mask, quota: Tensor) -> Mask:
         """See `UnmaskingPolicy.select`."""
         num_slots, length = candidates.shape
-        # Of every position, so that nobody has to ask the device which ones are candidates.
+        # Of every position, so that the device need not be asked which ones are candidates.
         position = torch.arange(length, device=candidates.device).repeat(num_slots)
         seed, step = (x.repeat_interleave(length) for x in (proposal.seed, proposal.step))
         order = uniform(seed, step, position, 1, Purpose.ORDER).view(num_slots, length)
