@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -16,7 +15,7 @@ from torch import Tensor
 from surelock.assemble import request_output, step_update
 from surelock.config import EngineConfig
 from surelock.engine.engine import Engine, check_params
-from surelock.engine.loading import check_size, load_model
+from surelock.engine.loading import check_size, load_model, parse_device, parse_dtype
 from surelock.engine.request import Request
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError, shown
 from surelock.models.hub import resolve_model
@@ -25,7 +24,6 @@ from surelock.params import SamplingParams
 from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
 from surelock.text.tokenizer import Tokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OnStep = Callable[[StepUpdate], None]
 
 
@@ -64,8 +62,8 @@ class LLM:
         offline: bool | None = None,
         engine_config: EngineConfig | None = None,
     ) -> None:
-        self.device = _device(device)
-        wanted = _dtype(dtype)
+        self.device = parse_device(device)
+        wanted = parse_dtype(dtype)
         self.engine_config = _engine_config(engine_config)
         if self.engine_config.num_threads is not None and self.device.type == "cpu":
             torch.set_num_threads(self.engine_config.num_threads)
@@ -329,27 +327,3 @@ def _engine_config(config: object) -> EngineConfig:
             f"engine_config is {shown(config)}; pass an EngineConfig, such as EngineConfig(max_batch_size=8)"
         )
     return config
-
-
-def _device(device: object) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = str(device) if isinstance(device, str | torch.device) else ""
-    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,9}))?", name)
-    if not match:
-        raise ParameterError(f"device is {shown(device)}; use cpu, cuda or cuda:N")
-    if name != "cpu":
-        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if num_devices == 0:
-            raise ParameterError(f"device is {name!r}, but this torch sees no CUDA device; use cpu")
-        if int(match[1] or 0) >= num_devices:
-            raise ParameterError(f"device is {name!r}, but the last CUDA device here is cuda:{num_devices - 1}; use it")
-    return torch.device(name)
-
-
-def _dtype(dtype: object) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ParameterError(f"dtype is {shown(dtype)}; use one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]

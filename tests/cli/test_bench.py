@@ -112,7 +112,7 @@ def test_poisson_arrivals(run: Run) -> None:
         (("latency", "--shape", "tiny", "--kl-threshold", "1e-3"), "--kl-threshold has no effect with --shape"),
         (("latency", "--no-lock"), "--no-lock contradicts bench latency"),
         (("latency", "--schedule", "paper"), "--schedule has no effect on a model with trained weights"),
-        (("latency", "--shape", "tiny", "--device", "gpu"), "--device is 'gpu'"),
+        (("latency", "--shape", "tiny", "--device", "gpu"), "device is 'gpu'; use cpu, cuda or cuda:N"),
         (("latency", "--shape", "tiny", "--baseline", "vllm", "."), "use one of official, fast-dllm, dinfer"),
         (("throughput", "--shape", "tiny", "--rate", "-1"), "--rate is -1"),
         (("throughput", "--shape", "tiny", "--rate", "nan"), "--rate is nan"),

@@ -10,17 +10,7 @@ import typer
 
 from surelock.cli.loading import device_and_dtype, load_llm
 from surelock.cli.measuring import command_line, note_written, parse_numbers, print_table, shown
-from surelock.cli.options import (
-    MEASURE_PANEL,
-    MODEL_PANEL,
-    OUTPUT_PANEL,
-    JsonFlag,
-    LockOptions,
-    ModelOptions,
-    NoPlots,
-    option,
-    with_options,
-)
+from surelock.cli.options import JsonFlag, LockOptions, ModelOptions, NoPlots, option, refuse, with_options
 from surelock.cli.terminal import note, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
@@ -49,18 +39,18 @@ class BenchOptions:
     model: ModelOptions
     shape: Annotated[
         str | None,
-        option("Random weights of this shape instead of a model: llada-8b (on a CUDA device) or tiny.", MODEL_PANEL),
+        option("Random weights of this shape instead of a model: llada-8b (on a CUDA device) or tiny.", "Model"),
     ] = None
     schedule: Annotated[
         Schedule | None,
         option(
             "Script the locks follow on random weights: default (what the default rule leaves on trained weights) "
             "or paper (Figure 2 of the paper).",
-            MODEL_PANEL,
+            "Model",
             default="default",
         ),
     ] = None
-    out: Annotated[Path | None, option("Folder for the JSON and CSV files and the plots.", OUTPUT_PANEL)] = None
+    out: Annotated[Path | None, option("Folder for the JSON and CSV files and the plots.", "Output")] = None
     no_plots: NoPlots = False
     quick: Annotated[bool, option("As little as possible, to see that it runs.")] = False
     json: JsonFlag = False
@@ -75,22 +65,20 @@ class BenchOptions:
     def subject(self, lock: LockOptions | None = None) -> Subject:
         """What is to be measured; `lock` is None where no rule is involved."""
         if self.shape is None:
-            if self.schedule is not None:
-                raise ParameterError("--schedule has no effect on a model with trained weights: add --shape")
+            is_given = self.schedule is not None
+            refuse("has no effect on a model with trained weights: add --shape", schedule=is_given)
             rule = LockParams() if lock is None else lock.lock_params(self.model)
             from surelock.bench.subject import trained_subject
 
             # A rule that never locks does for none.
             return trained_subject(load_llm(self.model), rule or LockParams(kl_threshold=-1.0))
-        for name in ("model", "revision"):
-            if getattr(self.model, name) is not None:
-                raise ParameterError(f"--{name} contradicts --shape; leave one of them out")
-        if lock is not None and lock != LockOptions():
-            names = (field.name for field in fields(lock))
-            given = next(name for name in names if getattr(lock, name) != getattr(LockOptions(), name))
-            raise ParameterError(
-                f"--{given.replace('_', '-')} has no effect with --shape, whose locks follow a script; use --schedule"
-            )
+        model, revision = self.model.model is not None, self.model.revision is not None
+        refuse("contradicts --shape; leave one of them out", model=model, revision=revision)
+        if lock is not None:
+            given = {
+                field.name: getattr(lock, field.name) != getattr(LockOptions(), field.name) for field in fields(lock)
+            }
+            refuse("has no effect with --shape, whose locks follow a script; use --schedule", **given)
         from surelock.bench.subject import random_subject
 
         device, dtype = device_and_dtype(self.model)
@@ -117,7 +105,7 @@ bench = typer.Typer(
 
 
 @bench.command()
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def latency(
     options: BenchOptions,
     lock: LockOptions,
@@ -137,8 +125,7 @@ def latency(
     The bound is the speed-up if measuring and locking cost nothing, rebuilt from steps of as many rows.
     """
     options.check_output()
-    if lock.no_lock:
-        raise ParameterError("--no-lock contradicts bench latency, which measures both sides; leave it out")
+    refuse("contradicts bench latency, which measures both sides; leave it out", no_lock=lock.no_lock)
     with status("starting") as show:
         from surelock.bench.latency import Setting, run_latency
 
@@ -163,7 +150,7 @@ def latency(
 
 
 @bench.command()
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def throughput(
     options: BenchOptions,
     lock: LockOptions,
@@ -223,7 +210,7 @@ def throughput(
 
 
 @bench.command()
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def steps(
     options: BenchOptions,
     requests: Annotated[
@@ -254,7 +241,7 @@ def steps(
 
 
 @bench.command()
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def ops(
     options: BenchOptions,
     rows: Annotated[str | None, option("Numbers of rows.", default="16,256 on a CPU, 64,512,2048 on a GPU")] = None,

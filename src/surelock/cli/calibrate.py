@@ -10,16 +10,7 @@ import typer
 
 from surelock.cli.loading import load_llm
 from surelock.cli.measuring import note_written, run_facts
-from surelock.cli.options import (
-    MEASURE_PANEL,
-    OUTPUT_PANEL,
-    DecodingOptions,
-    JsonFlag,
-    MaxTokens,
-    NoPlots,
-    option,
-    with_options,
-)
+from surelock.cli.options import DecodingOptions, JsonFlag, MaxTokens, NoPlots, option, refuse, with_options
 from surelock.cli.terminal import note, print_facts, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
@@ -80,7 +71,7 @@ class PromptSetOptions:
         return found
 
 
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def calibrate(
     decoding: DecodingOptions,
     source: PromptSetOptions,
@@ -92,10 +83,10 @@ def calibrate(
         bool, option("Leave prompt positions out of the risk; they are locked all the same.")
     ] = False,
     out: Annotated[
-        Path | None, option("File for the calibration.", OUTPUT_PANEL, default="in the user's cache; with --quick none")
+        Path | None, option("File for the calibration.", "Output", default="in the user's cache; with --quick none")
     ] = None,
-    force: Annotated[bool, option("Replace a calibration.", OUTPUT_PANEL)] = False,
-    report: Annotated[Path | None, option("Folder for the table and the picture as well.", OUTPUT_PANEL)] = None,
+    force: Annotated[bool, option("Replace a calibration.", "Output")] = False,
+    report: Annotated[Path | None, option("Folder for the table and the picture as well.", "Output")] = None,
     no_plots: NoPlots = False,
     quick: Annotated[
         bool,
@@ -112,11 +103,13 @@ def calibrate(
     well. `--calibrated` of the other commands and `LockParams.calibrated()` use what is stored. Exit code 1 if no
     threshold passes: nothing is stored then.
     """
-    for name in ("kl_threshold", "calibrated", "no_lock"):
-        if getattr(decoding.lock, name) not in (None, False):
-            raise ParameterError(
-                f"--{name.replace('_', '-')} contradicts calibrate, which finds the threshold; leave it out"
-            )
+    refuse(
+        "contradicts calibrate, which finds the threshold; leave it out",
+        **{
+            name: getattr(decoding.lock, name) not in (None, False)
+            for name in ("kl_threshold", "calibrated", "no_lock")
+        },
+    )
     if quick:
         max_tokens = QUICK_TOKENS
         source = replace(source, num_prompts=source.num_prompts or QUICK_PROMPTS, prompt_tokens=QUICK_TOKENS)

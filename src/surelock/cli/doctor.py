@@ -9,21 +9,15 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import typer
 from rich.text import Text
 
-from surelock.cli.loading import device_and_dtype
 from surelock.cli.options import JsonFlag, ModelOptions, with_options
 from surelock.cli.terminal import one_line, print_facts, standard_output
 from surelock.cli.watch import write_json
-from surelock.errors import SureLockError, shown_bytes
-
-if TYPE_CHECKING:
-    import torch
-
-    from surelock.models.config import ModelConfig
+from surelock.errors import shown_bytes
 
 MIN_TORCH: Final = (2, 11)
 # Extra, and a module that only it brings.
@@ -86,7 +80,9 @@ def examine(model: ModelOptions) -> Diagnosis:
     try:
         _examine_torch(diagnosis)
         diagnosis.sections["memory"] = _memory()
-        _examine_model(diagnosis, model)
+        from surelock.cli.model_facts import examine_model
+
+        examine_model(diagnosis, model)
     except (ImportError, OSError) as error:
         # A damaged installation; a library that torch cannot load is an OSError.
         fix = "install it again: pip install --force-reinstall surelock"
@@ -169,67 +165,6 @@ def _memory() -> dict[str, float | None]:
         free, total = free_bytes(torch.device("cuda")), torch.cuda.mem_get_info()[1]
         sizes |= {"gpu_free_gib": _gib(free), "gpu_total_gib": _gib(total)}
     return sizes
-
-
-def _examine_model(diagnosis: Diagnosis, options: ModelOptions) -> None:
-    """Read, not load: a hub model's weights are not downloaded for it."""
-    from surelock.cli.model_facts import ModelFacts
-    from surelock.models.hub import resolve_model
-
-    try:
-        device, wanted = device_and_dtype(options)
-        offline = True if options.offline else None
-        files = resolve_model(options.model, revision=options.revision, offline=offline, with_weights=False)
-        facts = ModelFacts.read(files)
-    except (SureLockError, MemoryError) as error:
-        fix = "check --model, --revision and --device, or leave them out for the embedded model"
-        diagnosis.add(f"the model cannot be used: {one_line(str(error))}", fix)
-        return
-    stored_dtype = facts.stored_dtype
-    diagnosis.sections["model"] = {
-        "name": files.name,
-        "commit": files.commit,
-        "family": facts.config.family,
-        "parameters": facts.num_parameters,
-        "stored_dtype": None if stored_dtype is None else _dtype_name(stored_dtype),
-        "disk_bytes": facts.num_file_bytes,
-        "context": facts.config.max_sequence_length,
-        "tokenizer": facts.tokenizer is not None,
-        "chat_template": facts.tokenizer is not None and facts.tokenizer.has_chat_template,
-    }
-    diagnosis.sections["model_memory"] = facts.needs()
-    try:
-        dtype = facts.memory(device).choose(wanted)
-    except SureLockError as error:
-        fix = "choose a --dtype and a --device that it fits, free memory, or use a smaller model"
-        diagnosis.add(one_line(str(error)), fix)
-    else:
-        diagnosis.sections["model"] |= {"dtype": _dtype_name(dtype), "device": str(device)}
-        break_even = _break_even(facts.config, device, dtype)
-        if break_even is not None:
-            diagnosis.sections["device"]["break_even"] = break_even
-    if facts.tokenizer is None:
-        fix = "add tokenizer.json to the model folder, or use prompt_token_ids"
-        diagnosis.add(f"{files.name} has no tokenizer: it takes token ids only", fix)
-
-
-def _break_even(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str | None:
-    """From how many rows on locking can pay, measured on a CUDA device; None where it cannot be known."""
-    if device.type != "cuda":
-        return None
-    import torch
-
-    from surelock.bench.roofline import break_even_rows, measure_limits
-
-    try:
-        rows = break_even_rows(config, dtype.itemsize, measure_limits(device, dtype))
-    except torch.cuda.OutOfMemoryError:
-        return None
-    return f"{rows:.0f} rows a step over all requests; below, locking cannot pay: decode more together or use --no-lock"
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _version(package: str) -> str | None:

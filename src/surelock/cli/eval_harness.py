@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from surelock.cli.measuring import ResultFolder, load_measured, note_written, run_facts
-from surelock.cli.options import SAMPLING_PANEL, BlockLength, JsonFlag, ModelOptions, option, with_options
+from surelock.cli.options import BlockLength, JsonFlag, ModelOptions, option, with_options
 from surelock.cli.terminal import standard_output
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError, SureLockError, shown_error
 
-TASK_PANEL: Final = "Tasks"
 
-
-@with_options(TASK_PANEL)
+@with_options("Tasks")
 def harness(
     model: ModelOptions,
     tasks: Annotated[str, option("Names of tasks, with commas between them.")],
@@ -31,12 +29,12 @@ def harness(
     ] = False,
     chat: Annotated[bool, option("Apply the model's chat template.")] = False,
     rule: Annotated[
-        str, option("none, default or paper, with a KL threshold as in paper@5e-3.", SAMPLING_PANEL)
+        str, option("none, default or paper, with a KL threshold as in paper@5e-3.", "Sampling")
     ] = "default",
-    max_gen_toks: Annotated[int, option("Tokens to generate where a task does not say.", SAMPLING_PANEL, min=1)] = 256,
-    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", SAMPLING_PANEL, min=1)] = 1,
+    max_gen_toks: Annotated[int, option("Tokens to generate where a task does not say.", "Sampling", min=1)] = 256,
+    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", "Sampling", min=1)] = 1,
     block_length: BlockLength = None,
-    seed: Annotated[int, option("Of the noise.", SAMPLING_PANEL)] = 0,
+    seed: Annotated[int, option("Of the noise.", "Sampling")] = 0,
     out: ResultFolder = None,
     json: JsonFlag = False,
 ) -> None:

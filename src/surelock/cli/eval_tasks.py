@@ -5,24 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from surelock.cli.measuring import (
-    DEFAULT_RULES,
-    Rules,
-    load_measured,
-    note_written,
-    parse_numbers,
-    print_table,
-    run_facts,
-)
-from surelock.cli.options import (
-    MEASURE_PANEL,
-    OUTPUT_PANEL,
-    SAMPLING_PANEL,
-    JsonFlag,
-    ModelOptions,
-    option,
-    with_options,
-)
+from surelock.cli.measuring import Rules, load_measured, note_written, parse_numbers, print_table, run_facts
+from surelock.cli.options import JsonFlag, ModelOptions, option, refuse, with_options
 from surelock.cli.terminal import note, standard_output, status
 from surelock.cli.watch import write_json
 from surelock.errors import ParameterError
@@ -47,7 +31,7 @@ _COSTS: Final = ("canvas", "rule", "identical", "agreement", "active_ratio", "fl
 CanvasChoice = Literal["fitted", "padded", "both"]
 
 
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def tasks(
     model: ModelOptions,
     types: Annotated[str | None, option("Kinds of problem, with commas between them.", default="all 17")] = None,
@@ -58,13 +42,13 @@ def tasks(
     rule: Rules = None,
     seed: Annotated[int, option("Of the problems and of the intervals.")] = 0,
     canvas: Annotated[
-        CanvasChoice, option("Canvases that fit the right answer, canvases of --max-tokens, or both.", SAMPLING_PANEL)
+        CanvasChoice, option("Canvases that fit the right answer, canvases of --max-tokens, or both.", "Sampling")
     ] = "both",
     max_tokens: Annotated[
         int | None,
         option(
             "Tokens to generate on padded canvases.",
-            SAMPLING_PANEL,
+            "Sampling",
             "--max-tokens",
             "-n",
             default="128, sudoku 160",
@@ -72,13 +56,12 @@ def tasks(
             max=MAX_TOKENS,
         ),
     ] = None,
-    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", SAMPLING_PANEL, min=1, max=1 << 16)] = 1,
+    tokens_per_step: Annotated[int, option("Tokens unmasked in a step.", "Sampling", min=1, max=1 << 16)] = 1,
     block_length: Annotated[
-        str,
-        option("Positions of a semi-autoregressive block; full is one block.", SAMPLING_PANEL, metavar="<int>|full"),
+        str, option("Positions of a semi-autoregressive block; full is one block.", "Sampling", metavar="<int>|full")
     ] = "full",
     out: Annotated[
-        Path | None, option("Folder for tasks.csv (a row for each answer), .md, .json and the texts.", OUTPUT_PANEL)
+        Path | None, option("Folder for tasks.csv (a row for each answer), .md, .json and the texts.", "Output")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -87,10 +70,10 @@ def tasks(
     The problems are sums, sorting, spelling, dates, units, logic, sudoku, records, tables, stories, shopping and small
     programs, each answered in worked steps. A model that was not trained on their form will answer few of them.
     """
-    if max_tokens is not None and canvas == "fitted":
-        raise ParameterError("--max-tokens has no effect with --canvas fitted; leave one of them out")
+    is_unused = max_tokens is not None and canvas == "fitted"
+    refuse("has no effect with --canvas fitted; leave one of them out", max_tokens=is_unused)
     # Late, like all that brings torch.
-    from surelock.measure.rules import parse_rules
+    from surelock.measure.rules import DEFAULT_RULES, parse_rules
     from surelock.measure.task_eval import TaskSettings, evaluation_problems, measure_tasks
     from surelock.measure.task_table import summary_rows, write_tasks
     from surelock.measure.tasks import TASKS

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from surelock.cli.measuring import (
-    DEFAULT_RULES,
     ResultFolder,
     Rules,
     load_measured,
@@ -15,19 +14,9 @@ from surelock.cli.measuring import (
     print_table,
     run_facts,
 )
-from surelock.cli.options import (
-    MEASURE_PANEL,
-    MODEL_PANEL,
-    SAMPLING_PANEL,
-    BlockLength,
-    JsonFlag,
-    ModelOptions,
-    option,
-    with_options,
-)
+from surelock.cli.options import BlockLength, JsonFlag, ModelOptions, option, refuse, with_options
 from surelock.cli.terminal import note, status
 from surelock.cli.watch import write_json
-from surelock.errors import ParameterError
 
 _PROMPT_TOKENS: Final = 64
 _MAX_TOKENS: Final = "64,128,256"
@@ -52,7 +41,7 @@ _METHODS: Final = {
 }
 
 
-@with_options(MEASURE_PANEL)
+@with_options("Measurement")
 def text(
     model: ModelOptions,
     num_prompts: Annotated[int, option("Prompts, and gaps of --infill.", min=1, max=1 << 16)] = 64,
@@ -60,14 +49,14 @@ def text(
     max_tokens: Annotated[str, option("Tokens to generate, one setting each.")] = _MAX_TOKENS,
     tokens_per_step: Annotated[str, option("Tokens unmasked in a step, one setting each.")] = _TOKENS_PER_STEP,
     block_length: BlockLength = None,
-    temperature: Annotated[float, option("Scale of the Gumbel noise; 0 is greedy.", SAMPLING_PANEL)] = 0.0,
-    seed: Annotated[int, option("Of the noise and of the intervals.", SAMPLING_PANEL)] = 0,
+    temperature: Annotated[float, option("Scale of the Gumbel noise; 0 is greedy.", "Sampling")] = 0.0,
+    seed: Annotated[int, option("Of the noise and of the intervals.", "Sampling")] = 0,
     rule: Rules = None,
     judge: Annotated[
         str | None,
         option(
             "Folder or hub id of a causal language model with safetensors weights.",
-            MODEL_PANEL,
+            "Model",
             default="the small one in the package",
             metavar="MODEL",
         ),
@@ -95,21 +84,17 @@ def text(
     if quick:
         num_prompts, lengths = min(num_prompts, 8), [32]
     if infill:
-        unused = {
-            "--prompts": prompts is not None,
-            "--chat": chat,
-            "--prompt-tokens": prompt_tokens != _PROMPT_TOKENS,
-            "--max-tokens": max_tokens != _MAX_TOKENS,
-            "--tokens-per-step": tokens_per_step != _TOKENS_PER_STEP,
-            "--block-length": block_length is not None,
-        }
-        for option, is_given in unused.items():
-            if is_given:
-                raise ParameterError(
-                    f"{option} has no effect with --infill, which has texts and gaps of its own; leave it out"
-                )
+        refuse(
+            "has no effect with --infill, which has texts and gaps of its own; leave it out",
+            prompts=prompts is not None,
+            chat=chat,
+            prompt_tokens=prompt_tokens != _PROMPT_TOKENS,
+            max_tokens=max_tokens != _MAX_TOKENS,
+            tokens_per_step=tokens_per_step != _TOKENS_PER_STEP,
+            block_length=block_length is not None,
+        )
     # Late, like all that brings torch.
-    from surelock.measure.rules import parse_rules
+    from surelock.measure.rules import DEFAULT_RULES, parse_rules
     from surelock.measure.text import load_infill, load_text
     from surelock.results.result_folder import check_folder
 

@@ -7,11 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from surelock.cli.files import PartialFile
-from surelock.cli.generate import PromptFile, PromptTexts, check_distinct
+from surelock.cli.files import check_distinct, check_writable
+from surelock.cli.generate import PromptFile, PromptTexts
 from surelock.cli.measuring import load_measured, note_written
 from surelock.cli.options import (
-    OUTPUT_PANEL,
     BlockLength,
     JsonFlag,
     LockOptions,
@@ -25,6 +24,7 @@ from surelock.cli.prompts import read_prompts
 from surelock.cli.terminal import standard_output, status
 from surelock.errors import ParameterError
 from surelock.params import LockParams, SamplingParams
+from surelock.results.whole_file import write_whole
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
@@ -47,7 +47,7 @@ def explain(
     block_length: BlockLength = None,
     worst: Annotated[int, option("Explain so many prompts, those whose runs differ most.", min=1, max=1000)] = 5,
     load: Annotated[Path | None, option("Show what --json has written before, and run nothing.")] = None,
-    html: Annotated[Path | None, option("Also write one page for a browser.", OUTPUT_PANEL)] = None,
+    html: Annotated[Path | None, option("Also write one page for a browser.", "Output")] = None,
     json: JsonFlag = False,
 ) -> None:
     """Show a run with locks beside one without, the tokens that locks changed, and the locks that are to blame.
@@ -61,7 +61,8 @@ def explain(
     rule = lock.lock_params(model)
     if rule is None:
         raise ParameterError("--no-lock leaves nothing to explain; leave it out")
-    output = PartialFile("--html", html) if html is not None else None
+    if html is not None:
+        check_writable("--html", html)
     if load is not None:
         cases = _loaded(load, texts, file)
     else:
@@ -72,12 +73,11 @@ def explain(
 
         with status("starting") as show:
             cases = run_explain(llm, prompts, params, rule=rule_name(rule), worst=worst, progress=show)
-    if output is not None:
+    if html is not None:
         from surelock.measure.explain import page
 
-        with output:
-            output.file.write(page(cases).encode())
-        note_written([output.path])
+        write_whole(html.resolve(), page(cases).encode())
+        note_written([html])
     _print(cases, as_json=json)
 
 

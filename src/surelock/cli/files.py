@@ -1,48 +1,24 @@
-"""Output files that appear under their name only when complete."""
+"""Paths of the files that a command writes, checked before it runs."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
 from surelock.errors import ParameterError
 
 
-class PartialFile:
-    """A binary file written as NAME.partial and renamed to NAME when its `with` block ends without an error.
-
-    Opened at once, so a path that cannot be written is found before the model runs. After an error the partial file
-    stays, unless `keep_partial` is false.
+def check_distinct(**paths: Path | None) -> None:
+    """Refuse two options that name one file.
 
     Raises:
-        ParameterError: the path cannot be written; the message names `option`.
+        ParameterError: naming both options.
     """
-
-    def __init__(self, option: str, path: Path, *, keep_partial: bool = False) -> None:
-        check_writable(option, path)
-        self.path = path
-        # A link keeps pointing at the file it names.
-        self._final = path.resolve()
-        self.partial_path = self._final.with_name(self._final.name + ".partial")
-        self._keep_partial = keep_partial
-        try:
-            self.file: BinaryIO = self.partial_path.open("wb")
-        except OSError as error:
-            raise ParameterError(f"{option} {path} cannot be written: {error.strerror}") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.file.close()
-        if kind is None:
-            self.partial_path.replace(self._final)
-        elif not self._keep_partial:
-            self.partial_path.unlink(missing_ok=True)
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        option = f"--{name.replace('_', '-')}"
+        if path is not None and (other := seen.setdefault(path.resolve(), option)) != option:
+            raise ParameterError(f"{other} and {option} both name {path}; choose another path for {option}")
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from surelock.cli.files import check_distinct
 from surelock.cli.loading import load_llm
-from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, JsonFlag, MaxTokens, option, with_options
+from surelock.cli.options import DecodingOptions, JsonFlag, MaxTokens, option, with_options
 from surelock.cli.prompts import Prompt, read_prompts
 from surelock.cli.watch import recording, run_watched
-from surelock.errors import ParameterError, PromptError
+from surelock.errors import PromptError
 
 PromptTexts = Annotated[
     list[str] | None,
@@ -28,12 +29,12 @@ PromptFile = Annotated[
         "-f",
     ),
 ]
-TracePath = Annotated[Path | None, option("Write one JSON line per step.", OUTPUT_PANEL, "--trace")]
+TracePath = Annotated[Path | None, option("Write one JSON line per step.", "Output", "--trace")]
 LockMapPath = Annotated[
     Path | None,
     option(
         "Draw which positions each step computed, as .png or .svg; several prompts give NAME-0, NAME-1, ...",
-        OUTPUT_PANEL,
+        "Output",
         "--lock-map",
     ),
 ]
@@ -70,19 +71,6 @@ def generate(
             show_prompt=not chat,
             recorders=recorders,
         )
-
-
-def check_distinct(**paths: Path | None) -> None:
-    """Refuse two options that name one file.
-
-    Raises:
-        ParameterError: naming both options.
-    """
-    seen: dict[Path, str] = {}
-    for name, path in paths.items():
-        option = f"--{name.replace('_', '-')}"
-        if path is not None and (other := seen.setdefault(path.resolve(), option)) != option:
-            raise ParameterError(f"{other} and {option} both name {path}; choose another path for {option}")
 
 
 def _user_turns(prompts: Sequence[Prompt]) -> list[list[dict[str, str]]]:

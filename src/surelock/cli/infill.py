@@ -9,7 +9,8 @@ import orjson
 import typer
 from typer.core import TyperCommand
 
-from surelock.cli.generate import LockMapPath, TracePath, check_distinct
+from surelock.cli.files import check_distinct
+from surelock.cli.generate import LockMapPath, TracePath
 from surelock.cli.loading import load_llm
 from surelock.cli.options import DecodingOptions, JsonFlag, option, with_options
 from surelock.cli.prompts import checked_text, read_standard_input

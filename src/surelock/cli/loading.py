@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from surelock.cli.options import ModelOptions
 from surelock.cli.terminal import note, standard_error, status
 from surelock.config import EngineConfig
-from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
     import torch
@@ -50,17 +49,10 @@ def device_and_dtype(model: ModelOptions) -> tuple[torch.device, torch.dtype | N
     Raises:
         ParameterError: torch cannot use the device.
     """
-    import torch
+    from surelock.engine.loading import parse_device, parse_dtype
 
     model.set_threads()
-    name = model.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ParameterError(f"--device is {name!r}, which this torch cannot use; use cpu, cuda or cuda:N") from None
-    dtype = None if model.dtype is None else getattr(torch, model.dtype)
-    return device, dtype
+    return parse_device(model.device), parse_dtype(model.dtype)
 
 
 def _hub_bars() -> AbstractContextManager[object]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from surelock.cli.files import PartialFile, check_writable
+from surelock.cli.files import check_writable
 from surelock.errors import ParameterError
 from surelock.output import StepUpdate
+from surelock.results.whole_file import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +61,8 @@ class LockMapRecorder:
 
         for index, path in zip(indices, paths, strict=True):
             figure = draw_lock_map(self._rows[index], self._num_prompt[index])
-            with PartialFile("--lock-map", path) as output:
-                output.file.write(image(figure, path.suffix.removeprefix("."), dpi=160))
+            # A link keeps pointing at the file it names.
+            write_whole(path.resolve(), image(figure, path.suffix.removeprefix("."), dpi=160))
         return paths
 
 

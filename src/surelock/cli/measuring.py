@@ -12,15 +12,15 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import MEASURE_PANEL, OUTPUT_PANEL, ModelOptions, option
+from surelock.cli.options import ModelOptions, option
 from surelock.cli.terminal import note, standard_output
 from surelock.config import EngineConfig
 from surelock.errors import ParameterError
+from surelock.measure.rules import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
 
-DEFAULT_RULES: Final = ("none", "default", "paper")
 # Wide enough for every table, where the width of a terminal is not known.
 _PIPE_WIDTH: Final = 240
 
@@ -29,15 +29,13 @@ Rules = Annotated[
     option(
         "none, default or paper, with a KL threshold as in paper@5e-3; may be given several times. No lock is always "
         "measured.",
-        MEASURE_PANEL,
+        "Measurement",
         "--rule",
         metavar="RULE",
         default=", ".join(DEFAULT_RULES),
     ),
 ]
-ResultFolder = Annotated[
-    Path | None, option("Folder for the CSV, JSON and Markdown files and the texts.", OUTPUT_PANEL)
-]
+ResultFolder = Annotated[Path | None, option("Folder for the CSV, JSON and Markdown files and the texts.", "Output")]
 
 
 def load_measured(model: ModelOptions) -> LLM:

@@ -22,14 +22,13 @@ from surelock.params import LOCK_PRESETS, GateScope, LockParams, SamplingParams,
 Dtype = Literal["float32", "bfloat16", "float16"]
 Result = TypeVar("Result")
 
-MODEL_PANEL: Final = "Model"
+# Of `--help`.
+Panel = Literal["Model", "Sampling", "Locking", "Measurement", "Tasks", "Job", "Server", "Limits", "Ray", "Output"]
 SAMPLING_PANEL: Final = "Sampling"
 LOCK_PANEL: Final = "Locking"
-MEASURE_PANEL: Final = "Measurement"
-OUTPUT_PANEL: Final = "Output"
 
 
-def option(help_text: str, panel: str | None = None, *names: str, default: str | bool = True, **details: Any) -> Any:
+def option(help_text: str, panel: Panel | None = None, *names: str, default: str | bool = True, **details: Any) -> Any:
     """An option as Typer has it, declared on one line.
 
     Args:
@@ -42,13 +41,23 @@ def option(help_text: str, panel: str | None = None, *names: str, default: str |
     return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=default, **details)
 
 
+def refuse(problem: str, **given: bool) -> None:
+    """Refuse the first of these options that is given: it has the problem.
+
+    Raises:
+        ParameterError: naming the option.
+    """
+    for name in (name for name, is_given in given.items() if is_given):
+        raise ParameterError(f"--{name.replace('_', '-')} {problem}")
+
+
 Steps = Annotated[int | None, option("Denoising steps.", SAMPLING_PANEL, default="one per masked position")]
 BlockLength = Annotated[
     int | None, option("Positions of a semi-autoregressive block.", SAMPLING_PANEL, default="one block")
 ]
 MaxTokens = Annotated[int, option("Tokens to generate after each prompt.", SAMPLING_PANEL, "--max-tokens", "-n")]
-NoPlots = Annotated[bool, option("Draw nothing.", OUTPUT_PANEL)]
-JsonFlag = Annotated[bool, option("Print JSON on stdout, one object per result, nothing else.", OUTPUT_PANEL)]
+NoPlots = Annotated[bool, option("Draw nothing.", "Output")]
+JsonFlag = Annotated[bool, option("Print JSON on stdout, one object per result, nothing else.", "Output")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,25 +66,19 @@ class ModelOptions:
 
     model: Annotated[
         str | None,
-        option(
-            "Hub id or local folder of a LLaDA checkpoint.",
-            MODEL_PANEL,
-            "--model",
-            "-m",
-            default="the embedded model",
-        ),
+        option("Hub id or local folder of a LLaDA checkpoint.", "Model", "--model", "-m", default="the embedded model"),
     ] = None
-    dtype: Annotated[Dtype | None, option("Type of the weights.", MODEL_PANEL, default="chosen for the device")] = None
+    dtype: Annotated[Dtype | None, option("Type of the weights.", "Model", default="chosen for the device")] = None
     device: Annotated[
-        str | None, option("Torch device, for example cpu or cuda:0.", MODEL_PANEL, default="cuda, else cpu")
+        str | None, option("Torch device, for example cpu or cuda:0.", "Model", default="cuda, else cpu")
     ] = None
-    revision: Annotated[str | None, option("Branch, tag or commit of a hub repository.", MODEL_PANEL)] = None
-    offline: Annotated[bool, option("Use local files only.", MODEL_PANEL)] = False
+    revision: Annotated[str | None, option("Branch, tag or commit of a hub repository.", "Model")] = None
+    offline: Annotated[bool, option("Use local files only.", "Model")] = False
     threads: Annotated[
         int | None,
         option(
             "CPU threads of torch's operations.",
-            MODEL_PANEL,
+            "Model",
             default="one for each core this process may use",
             min=1,
             max=1024,
@@ -349,7 +352,7 @@ class DecodingOptions:
         return sampling_params(max_tokens, self.sampling, self.lock, self.model)
 
 
-def with_options(panel: str | None = None) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+def with_options(panel: Panel | None = None) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Show Typer the fields of each argument whose annotation is a group of options, in the argument's place.
 
     Args:

@@ -11,13 +11,13 @@ import typer
 from orjson import loads
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, MaxTokens, option, with_options
+from surelock.cli.options import DecodingOptions, MaxTokens, option, refuse, with_options
 from surelock.cli.progress import BatchProgress
 from surelock.cli.prompts import checked_text
 from surelock.cli.terminal import note, print_facts, report_error, standard_error
 from surelock.cli.watch import write_json
 from surelock.config import EngineConfig
-from surelock.errors import JobBusyError, ParameterError
+from surelock.errors import JobBusyError
 
 if TYPE_CHECKING:
     from surelock.batch.job import Outcome
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 EXIT_UNFINISHED: Final = 75
 # EX_DATAERR.
 EXIT_NO_ANSWER: Final = 65
-JOB_PANEL: Final = "Job"
 
 
-@with_options(JOB_PANEL)
+@with_options("Job")
 def run_batch(
     decoding: DecodingOptions,
     input_file: Annotated[
@@ -52,7 +51,7 @@ def run_batch(
     retry_errors: Annotated[bool, option("Run the rows again that failed before.")] = False,
     ray: Annotated[bool, option("Decode on the Ray cluster of RAY_ADDRESS, or on one started here.")] = False,
     ray_actors: Annotated[int | None, option("Models on the cluster.", default="one for each GPU", min=1)] = None,
-    json: Annotated[bool, option("Print the summary as JSON on stdout.", OUTPUT_PANEL)] = False,
+    json: Annotated[bool, option("Print the summary as JSON on stdout.", "Output")] = False,
 ) -> None:
     """Decode every row of a file; stopped at any moment, the same command goes on where it was.
 
@@ -68,8 +67,7 @@ def run_batch(
     from surelock.batch.job import Job, run_job
     from surelock.batch.stop import Stop
 
-    if ray_actors is not None and not ray:
-        raise ParameterError("--ray-actors has no effect without --ray: add it, or leave --ray-actors out")
+    refuse("has no effect without --ray: add it, or leave this out", ray_actors=ray_actors is not None and not ray)
     model = decoding.model
     # Where and how fast it runs does not make it another job.
     asked = {name: value for name, value in model.for_llm().items() if name != "offline"}

@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from surelock.cli.loading import load_llm
-from surelock.cli.options import ModelOptions, option, with_options
+from surelock.cli.options import ModelOptions, option, refuse, with_options
 from surelock.errors import ParameterError
 
 if TYPE_CHECKING:
     from surelock.config import EngineConfig
     from surelock.server.settings import ServerSettings
 
-SERVER_PANEL: Final = "Server"
-LIMITS_PANEL: Final = "Limits"
-RAY_PANEL: Final = "Ray"
 KEY_VARIABLE: Final = "SURELOCK_API_KEY"
 NEEDED: Final = ("fastapi", "uvicorn", "prometheus_client")
 
 
-@with_options(SERVER_PANEL)
+@with_options("Server")
 def serve(
     model: ModelOptions,
     host: Annotated[str, option("Address to listen at.")] = "127.0.0.1",
@@ -42,17 +39,15 @@ def serve(
         ),
     ] = None,
     served_model: Annotated[str | None, option("Name of the model in answers.", default="its own")] = None,
-    max_batch_size: Annotated[int, option("Canvases decoded together.", LIMITS_PANEL)] = 16,
-    max_waiting: Annotated[int, option("Canvases that may wait; more are refused.", LIMITS_PANEL)] = 256,
-    max_per_key: Annotated[
-        int | None, option("Canvases of one key at a time.", LIMITS_PANEL, default="no limit")
-    ] = None,
-    max_timeout: Annotated[float, option("Seconds a request may take.", LIMITS_PANEL)] = 600.0,
-    drain_timeout: Annotated[float, option("Seconds running requests get after SIGTERM.", LIMITS_PANEL)] = 60.0,
-    ray: Annotated[bool, option("Serve with replicas of the model behind Ray Serve.", RAY_PANEL)] = False,
-    replicas: Annotated[int | None, option("Replicas.", RAY_PANEL, default="one for each GPU", min=1)] = None,
+    max_batch_size: Annotated[int, option("Canvases decoded together.", "Limits")] = 16,
+    max_waiting: Annotated[int, option("Canvases that may wait; more are refused.", "Limits")] = 256,
+    max_per_key: Annotated[int | None, option("Canvases of one key at a time.", "Limits", default="no limit")] = None,
+    max_timeout: Annotated[float, option("Seconds a request may take.", "Limits")] = 600.0,
+    drain_timeout: Annotated[float, option("Seconds running requests get after SIGTERM.", "Limits")] = 60.0,
+    ray: Annotated[bool, option("Serve with replicas of the model behind Ray Serve.", "Ray")] = False,
+    replicas: Annotated[int | None, option("Replicas.", "Ray", default="one for each GPU", min=1)] = None,
     ray_address: Annotated[
-        str | None, option("A cluster: auto, local or HOST:PORT.", RAY_PANEL, default="RAY_ADDRESS, or local")
+        str | None, option("A cluster: auto, local or HOST:PORT.", "Ray", default="RAY_ADDRESS, or local")
     ] = None,
 ) -> None:
     """Serve a model over HTTP, with OpenAI's interface.
@@ -63,9 +58,9 @@ def serve(
     if missing:
         raise ParameterError(f"serve needs {missing[0]}, which is not installed: pip install 'surelock[serve]'")
 
-    if not ray and (replicas is not None or ray_address is not None):
-        name = "--replicas" if replicas is not None else "--ray-address"
-        raise ParameterError(f"{name} has no effect without --ray: add it, or leave {name} out")
+    if not ray:
+        unused = {"replicas": replicas is not None, "ray_address": ray_address is not None}
+        refuse("has no effect without --ray: add it, or leave this out", **unused)
     from surelock.server.settings import ServerSettings
 
     # Before the model is loaded, which takes longer than reading a mistake.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,9 +17,11 @@ LOCKED_STYLE: Final = "color(32)"
 _BAR_WIDTH: Final = 16
 
 # C0 without line feed and tab, DEL, and C1: a model's or a stranger's text must not steer the terminal.
-_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_FIRST_PICTURE: Final = 0x2400
-_PICTURE_OF_DELETE: Final = "\u2421"
+_PICTURES: Final = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+}
 
 
 def open_standard_streams() -> None:
@@ -83,7 +84,7 @@ def bar(share: float) -> Text:
 
 def visible(text: str) -> str:
     """The text with control characters replaced by their pictures, line feeds and tabs kept."""
-    return _CONTROL.sub(_picture, text)
+    return text.translate(_PICTURES)
 
 
 def note(message: str) -> None:
@@ -116,10 +117,3 @@ def _tell(line: Text) -> None:
     # A full disk or a closed pipe under stderr must not end what goes on.
     with suppress(OSError):
         standard_error().print(line, soft_wrap=True)
-
-
-def _picture(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if code < 0x20:
-        return chr(_FIRST_PICTURE + code)
-    return _PICTURE_OF_DELETE if code == 0x7F else "\ufffd"

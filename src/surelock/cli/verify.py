@@ -9,7 +9,7 @@ from rich.text import Text
 
 from surelock.cli.generate import PromptFile, PromptTexts
 from surelock.cli.loading import load_llm
-from surelock.cli.options import OUTPUT_PANEL, DecodingOptions, JsonFlag, MaxTokens, option, with_options
+from surelock.cli.options import DecodingOptions, JsonFlag, MaxTokens, option, with_options
 from surelock.cli.prompts import Prompt, read_prompts
 from surelock.cli.terminal import print_facts, standard_output, status
 from surelock.cli.watch import write_json
@@ -35,7 +35,7 @@ def verify(
     max_tokens: MaxTokens = 64,
     noise_floor: Annotated[
         bool,
-        option("Also measure the KL divergence that rounding alone causes: set --kl-threshold above it.", OUTPUT_PANEL),
+        option("Also measure the KL divergence that rounding alone causes: set --kl-threshold above it.", "Output"),
     ] = False,
     json: JsonFlag = False,
 ) -> None:

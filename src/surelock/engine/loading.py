@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
 from surelock.engine.memory import is_out_of_memory
 from surelock.engine.weight_memory import WeightMemory
-from surelock.errors import OutOfMemoryError
+from surelock.errors import OutOfMemoryError, ParameterError, shown
 from surelock.models.checkpoint import read_model_config
 from surelock.models.config import ModelConfig
 from surelock.models.hub import ModelFiles
 from surelock.models.transformer import Transformer
 from surelock.models.weights import num_parameters, open_weights
+
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +62,37 @@ def check_size(files: ModelFiles, wanted: torch.dtype | None, device: torch.devi
     """Refuse a model that cannot be used or cannot fit, by its config.json alone; raises as `load_model`."""
     config, family = read_model_config(files.folder)
     WeightMemory.on(device, files.name, num_parameters(config, family)).choose(wanted)
+
+
+def parse_device(device: object) -> torch.device:
+    """A device by its name; None is "cuda" if there is one, else "cpu".
+
+    Raises:
+        ParameterError: it is no such name, or this torch sees no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(device) if isinstance(device, str | torch.device) else ""
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,9}))?", name)
+    if not match:
+        raise ParameterError(f"device is {shown(device)}; use cpu, cuda or cuda:N")
+    if name != "cpu":
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num_devices == 0:
+            raise ParameterError(f"device is {name!r}, but this torch sees no CUDA device; use cpu")
+        if int(match[1] or 0) >= num_devices:
+            raise ParameterError(f"device is {name!r}, but the last CUDA device here is cuda:{num_devices - 1}; use it")
+    return torch.device(name)
+
+
+def parse_dtype(dtype: object) -> torch.dtype | None:
+    """A type of weights by its name; None stays None.
+
+    Raises:
+        ParameterError: it is no such name.
+    """
+    if dtype is None:
+        return None
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ParameterError(f"dtype is {shown(dtype)}; use one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
