@@ -19,7 +19,6 @@ from surelock.cli.canvas_view import (
     COMPUTED_STYLE,
     FRESH_STYLE,
     MASKED_STYLE,
-    CanvasDecoder,
     CanvasView,
     PromptPicture,
 )
@@ -123,7 +122,7 @@ def styles_of(picture: PromptPicture) -> dict[str, str]:
 def test_states_are_told_apart() -> None:
     llm = FakeLLM()
     updates = list(llm.stream("one two", SamplingParams(max_tokens=16)))
-    picture = PromptPicture(CanvasDecoder(llm.words), updates[0])
+    picture = PromptPicture(llm.words, updates[0])
     for update in updates[1:9]:
         picture.update(update)
         text = picture.text(show_prompt=True)
@@ -144,7 +143,7 @@ def test_states_are_told_apart() -> None:
 def test_final_colours_have_nothing_fresh() -> None:
     llm = FakeLLM()
     *_, last = updates = list(llm.stream("one two", SamplingParams(max_tokens=16)))
-    picture = PromptPicture(CanvasDecoder(llm.words), updates[0])
+    picture = PromptPicture(llm.words, updates[0])
     for update in updates[1:]:
         picture.update(update)
     assert last.output is not None
@@ -155,7 +154,7 @@ def test_final_colours_have_nothing_fresh() -> None:
 
 def finished(llm: FakeLLM, prompt: object, params: SamplingParams) -> tuple[PromptPicture, StepUpdate]:
     updates = list(llm.stream(prompt, params))
-    picture = PromptPicture(CanvasDecoder(llm.words), updates[0])
+    picture = PromptPicture(llm.words, updates[0])
     for update in updates[1:]:
         picture.update(update)
     return picture, updates[-1]

@@ -43,29 +43,11 @@ class DisplayTokenizer(Protocol):
         """One string to display for each position."""
 
 
-class CanvasDecoder:
-    """One string per canvas position; ids where there is no tokenizer."""
-
-    def __init__(self, tokenizer: DisplayTokenizer | None) -> None:
-        self._tokenizer = tokenizer
-
-    def pieces(self, token_ids: Sequence[int | None]) -> list[str]:
-        """Text of each position, masks as `MASK_CHARACTER`."""
-        if self._tokenizer is None:
-            return [MASK_CHARACTER if id_ is None else f"{id_} " for id_ in token_ids]
-        texts = self._tokenizer.decode_visible(token_ids)
-        return [MASK_CHARACTER if id_ is None else text for id_, text in zip(token_ids, texts, strict=True)]
-
-    def is_end(self, token_id: int | None) -> bool:
-        """Whether the id ends the text."""
-        return self._tokenizer is not None and token_id in self._tokenizer.end_ids
-
-
 class PromptPicture:
     """What the view knows of one prompt: its last update, and which tokens are how fresh."""
 
-    def __init__(self, decoder: CanvasDecoder, update: StepUpdate) -> None:
-        self._decoder = decoder
+    def __init__(self, tokenizer: DisplayTokenizer | None, update: StepUpdate) -> None:
+        self._tokenizer = tokenizer
         self.last = update
         masked_at_first = {position for position, id_ in enumerate(update.canvas_token_ids) if id_ is None}
         appended = set(range(update.num_prompt, len(update.canvas_token_ids)))
@@ -124,8 +106,12 @@ class PromptPicture:
         """Styled text of the positions."""
         ids = [self.last.canvas_token_ids[position] for position in positions]
         text = Text()
-        for position, token_id, piece in zip(positions, ids, self._decoder.pieces(ids), strict=True):
-            shown = END_CHARACTER if self._decoder.is_end(token_id) and self._is_generated(position) else visible(piece)
+        end_ids = self._tokenizer.end_ids if self._tokenizer else frozenset()
+        # Ids where there is no tokenizer.
+        pieces = self._tokenizer.decode_visible(ids) if self._tokenizer else [f"{token_id} " for token_id in ids]
+        for position, token_id, piece in zip(positions, ids, pieces, strict=True):
+            is_end = token_id in end_ids and self._is_generated(position)
+            shown = MASK_CHARACTER if token_id is None else END_CHARACTER if is_end else visible(piece)
             text.append(shown, self._style(position, token_id))
         return text
 
@@ -167,7 +153,7 @@ class CanvasView:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
-        self._decoder = CanvasDecoder(tokenizer)
+        self._tokenizer = tokenizer
         self._num_prompts = num_prompts
         self._show_prompt = show_prompt
         self._clock = clock
@@ -199,7 +185,7 @@ class CanvasView:
         """Take in one step; draws at most `MAX_FRAMES_PER_SECOND`, and always the last step of the last prompt."""
         picture = self._pictures.get(update.index)
         if picture is None:
-            self._pictures[update.index] = PromptPicture(self._decoder, update)
+            self._pictures[update.index] = PromptPicture(self._tokenizer, update)
         else:
             picture.update(update)
         self._num_done += update.output is not None

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import orjson
 from rich.text import Text
@@ -20,33 +19,23 @@ from surelock.cli.trace import TraceWriter
 from surelock.errors import NonFiniteLogitsError
 from surelock.output import RequestOutput, StepUpdate
 
-OnStep = Callable[[StepUpdate], None] | None
-
-
-class Recorder(Protocol):
-    """Something that takes in every step."""
-
-    def update(self, update: StepUpdate) -> None:
-        """Take in one step."""
+Recorder = Callable[[StepUpdate], None]
+OnStep = Recorder | None
 
 
 @contextmanager
 def recording(trace: Path | None, lock_map: Path | None) -> Iterator[list[Recorder]]:
-    """The recorders asked for, opened before the model is loaded; pictures are drawn when the block ends well.
+    """What is to take in every step, opened before the model is loaded; pictures are drawn when the block ends well.
 
     Raises:
         ParameterError: a path cannot be written, or matplotlib is missing.
     """
     with ExitStack() as stack:
-        recorders: list[Recorder] = []
-        map_recorder = LockMapRecorder(lock_map) if lock_map is not None else None
-        if map_recorder is not None:
-            recorders.append(map_recorder)
-        if trace is not None:
-            recorders.append(stack.enter_context(TraceWriter(trace)))
-        yield recorders
-        if map_recorder is not None:
-            map_recorder.save()
+        maps = [LockMapRecorder(path) for path in (lock_map,) if path is not None]
+        traces = [stack.enter_context(TraceWriter(path)) for path in (trace,) if path is not None]
+        yield [*(recorder.update for recorder in maps), *(recorder.update for recorder in traces)]
+        for recorder in maps:
+            recorder.save()
 
 
 def run_watched(
@@ -80,8 +69,8 @@ def run_watched(
     prints_early = num_prompts > 1 and not (as_json and console.is_terminal)
 
     def on_step(update: StepUpdate) -> None:
-        for recorder in (*recorders, watcher):
-            recorder.update(update)
+        for record in (*recorders, watcher.update):
+            record(update)
         if update.output is not None and prints_early:
             printer.add(update.index, update.output)
 
