@@ -29,24 +29,15 @@ LOCK_PANEL: Final = "Locking"
 
 
 def option(help_text: str, panel: Panel | None = None, *names: str, default: str | bool = True, **details: Any) -> Any:
-    """An option as Typer has it, declared on one line.
+    """An option as Typer has it, declared on one line; without names it has that of its parameter.
 
-    Args:
-        help_text: one sentence.
-        panel: of `--help` it is shown in.
-        names: such as --max-tokens and -n; none for that of the parameter.
-        default: what `--help` says in place of the default value; False for nothing.
-        details: anything else of `typer.Option`.
+    `default` is what `--help` says in place of the default value; False is nothing.
     """
     return typer.Option(*names, help=help_text, rich_help_panel=panel, show_default=default, **details)
 
 
 def refuse(problem: str, **given: bool) -> None:
-    """Refuse the first of these options that is given: it has the problem.
-
-    Raises:
-        ParameterError: naming the option.
-    """
+    """Raise ParameterError for the first of these options that is given: it has the problem."""
     for name in (name for name, is_given in given.items() if is_given):
         raise ParameterError(f"--{name.replace('_', '-')} {problem}")
 
