@@ -38,6 +38,11 @@ def test_the_rule_is_found_beside_the_model(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if "partial" in path.name] == []
 
 
+def test_the_embedded_model_has_its_own(folder: Path) -> None:
+    assert LockParams.calibrated().kl_threshold > 0
+    assert LockParams.calibrated() != LockParams()
+
+
 def test_the_users_own_goes_before_what_came_with_the_model(folder: Path, tmp_path: Path) -> None:
     own, shipped = places(folder, fingerprint(folder))
     assert own.is_relative_to(tmp_path / "cache")

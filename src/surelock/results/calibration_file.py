@@ -36,7 +36,7 @@ _DECODING: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
     }
 )
 
-_EMBEDDED: Final = Path(__file__).resolve().parent / "embedded"
+_EMBEDDED: Final = Path(__file__).resolve().parents[1] / "embedded"
 # Of each weights file: its name, its size, and so many bytes at its start, in its middle and at its end.
 _SAMPLE_BYTES: Final = 1 << 16
 
