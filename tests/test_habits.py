@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,8 +18,12 @@ from zipfile import ZipFile
 
 import pytest
 
+from surelock.models.packed_weights import PACKED_FILE
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "surelock"
+MAX_TREE_BYTES = 48 << 20
+MAX_WHEEL_BYTES = 45_000_000
 USERS_EXTRAS = ["eval", "parquet", "plots", "ray", "serve"]
 
 
@@ -55,10 +61,24 @@ def test_wheel_holds_the_whole_package(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == source
-    assert {"surelock/py.typed", "surelock/embedded/model.safetensors", "surelock/embedded/README.md"} <= packed
-    assert {"surelock/measure/judge/model.safetensors", "surelock/measure/data/text_test.jsonl.xz"} <= packed
+    assert {"surelock/py.typed", f"surelock/embedded/{PACKED_FILE}", "surelock/embedded/README.md"} <= packed
+    assert {f"surelock/measure/judge/{PACKED_FILE}", "surelock/measure/data/text_test.jsonl.xz"} <= packed
     assert {"surelock/measure/data/LICENCES.md", "surelock/measure/judge/README.md"} <= packed
     assert licenses == {"LICENSE", "NOTICE"}
+    assert wheel.stat().st_size <= MAX_WHEEL_BYTES
+
+
+def test_the_working_tree_is_small_enough_to_move() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip("git does not read this checkout")
+    paths = [ROOT / os.fsdecode(name) for name in listing.stdout.split(b"\0") if name]
+    sizes = {path: path.lstat().st_size for path in paths if path.exists()}
+    assert len(sizes) > 100
+    largest = sorted(sizes, key=lambda path: -sizes[path])[:5]
+    assert sum(sizes.values()) <= MAX_TREE_BYTES, [f"{path.relative_to(ROOT)}: {sizes[path]}" for path in largest]
 
 
 def imported_packages(file: Path) -> Iterator[str]:

@@ -29,7 +29,7 @@ grammatical, makes little sense and repeats itself.
 | | |
 |---|---|
 | shape | 8 layers, d 384, 6 heads, SwiGLU 1024, RMSNorm, RoPE (theta 10,000), vocabulary 4096, context 512 |
-| file | model.safetensors, bfloat16, 34.6 MB, LLaDA tensor names |
+| file | model.packed.safetensors, bfloat16, 34.6 MB packed to 23.2, LLaDA tensor names |
 """
 
 DATA: Final = """## Data and licence
@@ -57,6 +57,18 @@ train.
 `surelock chat`, `surelock generate` and `LLM()` load it without a model name. Questions go through the chat template;
 128 tokens are enough for most answers, 192 for sorting nine numbers. mask 1, eos = pad 0, end of turn 3. Keep a
 question and its answer within 416 tokens, text within 512.
+
+The weights are packed to two thirds, bit for bit. A folder with a plain model.safetensors, for other programs:
+
+```python
+import shutil
+from safetensors.torch import save_file
+from surelock.models.hub import EMBEDDED_FOLDER
+from surelock.models.shards import read_tensors
+
+shutil.copytree(EMBEDDED_FOLDER, "surelock-demo", ignore=shutil.ignore_patterns("*.packed.*", "surelock_*"))
+save_file(read_tensors(EMBEDDED_FOLDER), "surelock-demo/model.safetensors", {"format": "pt"})
+```
 """
 
 
@@ -101,7 +113,7 @@ def card(training: dict[str, Any], full: dict[str, Any], block: dict[str, Any], 
         "",
         "## Text",
         "",
-        "Continuations of held-out text after 64 tokens, greedy, one token a step, by the judge in `../eval/judge`:",
+        "Continuations of held-out text after 64 tokens, greedy, one token a step, by the judge in `../measure/judge`:",
         "",
         "| tokens | Gen-PPL | distinct-3 | entropy (nats) | real text: perplexity | distinct-3 |",
         "|---:|---:|---:|---:|---:|---:|",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from surelock.models.shards import SINGLE_FILE, read_tensors
 from training.model import MaskedDiffusionModel, Shape
 
 PREFIX: Final = "model.transformer."
@@ -78,7 +79,7 @@ def save_checkpoint(model: MaskedDiffusionModel, folder: Path, tokenizer: Path, 
     """Write weights (bfloat16), config, tokenizer and `training.json` (`facts`) into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {PREFIX + name: value.detach().bfloat16().contiguous() for name, value in model.state_dict().items()}
-    save_file({name: value.cpu() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file({name: value.cpu() for name, value in weights.items()}, folder / SINGLE_FILE, {"format": "pt"})
     _write(folder / "config.json", config_of(model.shape))
     _write(folder / "generation_config.json", {"bos_token_id": 2, "eos_token_id": [0, 3], "pad_token_id": 0})
     _write(folder / "training.json", facts)
@@ -87,12 +88,13 @@ def save_checkpoint(model: MaskedDiffusionModel, folder: Path, tokenizer: Path, 
 
 
 def load_weights(model: MaskedDiffusionModel, folder: Path) -> None:
-    """Read the weights of a checkpoint of the same shape.
+    """Read the weights of a checkpoint of the same shape, which may be the embedded model.
 
     Raises:
         RuntimeError: a tensor is missing, unknown, or of another shape.
+        WeightsError: the files cannot be read.
     """
-    weights = load_file(folder / "model.safetensors")
+    weights = read_tensors(folder)
     with torch.no_grad():
         model.load_state_dict({name.removeprefix(PREFIX): value.float() for name, value in weights.items()})
 

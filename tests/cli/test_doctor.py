@@ -10,7 +10,8 @@ import torch
 from surelock.cli import doctor as doctor_module
 from surelock.cli.doctor import examine
 from surelock.cli.options import ModelOptions
-from surelock.models.hub import ModelFiles
+from surelock.models.hub import EMBEDDED_FOLDER, ModelFiles
+from surelock.models.packed_weights import PACKED_FILE
 from tests.checkpoints import write_checkpoint, write_sparse_checkpoint
 from tests.cli.conftest import Run
 
@@ -30,7 +31,7 @@ def test_json(run: Run) -> None:
     report = json.loads(result.stdout)
     assert list(report) == ["system", "device", "memory", "model", "model_memory", "extras", "problems"]
     assert report["model"]["parameters"] == 17_308_032
-    assert report["model"]["disk_bytes"] > 2 * 17_308_032
+    assert report["model"]["disk_bytes"] == (EMBEDDED_FOLDER / PACKED_FILE).stat().st_size
     assert report["model"]["dtype"] in report["model_memory"]
     assert report["model"]["context"] == 512
     assert report["extras"]["plots"] is True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from surelock.errors import (
     WeightsError,
 )
 from surelock.measure.judge import JUDGE_FOLDER, JUDGE_NAME, Judge, perplexity
+from surelock.models.hub import EMBEDDED_FOLDER
 
 PREFIXES = ["She had been forced into prudence in her", "", "The server listens on"]
 TEXTS = [" youth, she learned romance as she grew older.", "Once upon a time", " port 80 of every address."]
@@ -32,8 +35,8 @@ TEXTS = [" youth, she learned romance as she grew older.", "Once upon a time", "
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the judge's with one small layer and a context of 16."""
     folder = tmp_path_factory.mktemp("judge")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(JUDGE_FOLDER / name, folder)
+    for path in (EMBEDDED_FOLDER / "tokenizer.json", JUDGE_FOLDER / "tokenizer_config.json"):
+        shutil.copy(path, folder)
     config = json.loads((JUDGE_FOLDER / "config.json").read_text())
     config |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 16}
@@ -42,6 +45,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     factory: Any = AutoModelForCausalLM
     factory.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped judge as transformers reads it, made as its README says."""
+    (code,) = re.findall(r"```python\n(.*?)```", (JUDGE_FOLDER / "README.md").read_text(), re.DOTALL)
+    parent = tmp_path_factory.mktemp("plain")
+    with contextlib.chdir(parent):
+        exec(compile(code, "README.md", "exec"), {})
+    return parent / "surelock-judge"
 
 
 def by_hand(folder: Path, judge: Judge, prefix: str, text: str) -> tuple[float, int]:
@@ -53,10 +66,10 @@ def by_hand(folder: Path, judge: Judge, prefix: str, text: str) -> tuple[float, 
     return float(nats), len(after)
 
 
-def test_scores_are_those_of_one_forward_of_each_text(judge: Judge) -> None:
+def test_scores_are_those_of_one_forward_of_each_text(judge: Judge, plain: Path) -> None:
     found = judge.negative_log_likelihood(PREFIXES, TEXTS)
     for (nats, count), prefix, text in zip(found, PREFIXES, TEXTS, strict=True):
-        expected, expected_count = by_hand(JUDGE_FOLDER, judge, prefix, text)
+        expected, expected_count = by_hand(plain, judge, prefix, text)
         assert count == expected_count
         assert nats == pytest.approx(expected, rel=1e-4)
 
@@ -119,7 +132,14 @@ def test_the_shipped_judge_is_the_default(judge: Judge) -> None:
     assert judge.name == JUDGE_NAME
     assert judge.commit is None
     size = sum(path.stat().st_size for path in JUDGE_FOLDER.iterdir())
-    assert size < 36 << 20
+    assert size < 12 << 20
+
+
+def test_the_shipped_judge_is_the_same_from_a_plain_folder(judge: Judge, plain: Path) -> None:
+    copied = Judge.load(plain, device="cpu")
+    assert copied.negative_log_likelihood(PREFIXES, TEXTS) == judge.negative_log_likelihood(PREFIXES, TEXTS)
+    special = "a<|endoftext|><|mdm_mask|>"
+    assert copied.encode(special) == judge.encode(special)
 
 
 def test_a_model_that_cannot_judge_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_weights_go_through_a_checkpoint(tmp_path: Path) -> None:
         load_weights(MaskedDiffusionModel(Shape(d_model=128, n_layers=2, n_heads=2)), tmp_path)
 
 
+def test_the_embedded_model_can_be_trained_on() -> None:
+    model = MaskedDiffusionModel(Shape())
+    load_weights(model, EMBEDDED_FOLDER)
+    canvas = [2, 50, 1, 1]
+    ours = model(torch.tensor(canvas), torch.arange(4), torch.tensor([0, 4], dtype=torch.int32))
+    torch.testing.assert_close(LLM(device="cpu").logits([canvas]), ours.detach(), rtol=1e-3, atol=1e-3)
+
+
 def test_an_average_lies_between_its_checkpoints(tmp_path: Path) -> None:
     models = {name: MaskedDiffusionModel(TINY) for name in ("first", "second")}
     for name, model in models.items():

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -27,7 +27,10 @@ from surelock.errors import (
     shown,
     shown_error,
 )
-from surelock.models.hub import ModelFiles, resolve_model
+from surelock.models.checkpoint import MAX_CONFIG_BYTES, read_json_object
+from surelock.models.hub import EMBEDDED_FOLDER, ModelFiles, resolve_model
+from surelock.models.packed_weights import PACKED_FILE
+from surelock.models.shards import read_tensors
 from surelock.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ class Judge:
             ParameterError: the device does not exist.
         """
         files = ModelFiles(JUDGE_FOLDER, JUDGE_NAME, None) if model is None else resolve_model(model, offline=offline)
-        own_tokenizer = read_tokenizer_files(files.folder)
+        own_tokenizer = _embedded_tokenizer() if model is None else read_tokenizer_files(files.folder)
         if own_tokenizer is None:
             raise TokenizerError(f"{files.folder} has no tokenizer, so it cannot judge text; choose another judge")
         try:
@@ -196,6 +199,14 @@ def _windows(text: int, ids: list[int], first: int, length: int) -> Iterator[_Wi
         first = end
 
 
+def _embedded_tokenizer() -> TokenizerFiles | None:
+    """The embedded model's, which the judge inside the package was trained with, under the judge's own settings."""
+    files = read_tokenizer_files(EMBEDDED_FOLDER)
+    path = JUDGE_FOLDER / "tokenizer_config.json"
+    settings = read_json_object(path, max_bytes=MAX_CONFIG_BYTES, error=TokenizerError)
+    return files and replace(files, bos_token=settings["bos_token"])
+
+
 def _plain(files: TokenizerFiles) -> tokenizers.Tokenizer:
     backend = files.backend
     backend.no_truncation()
@@ -212,17 +223,25 @@ def _start_ids(files: TokenizerFiles) -> list[int]:
 
 
 def _load_network(folder: Path, dtype: torch.dtype | None) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+    kind: Any = AutoModelForCausalLM
+    place: str | None = str(folder)
+    weights: dict[str, Any] = {}
     try:
         with _silence():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder),
+            # The judge inside the package.
+            if (folder / PACKED_FILE).is_file():
+                weights = {"config": LlamaConfig.from_pretrained(str(folder)), "state_dict": read_tensors(folder)}
+                kind, place = LlamaForCausalLM, None
+            loaded: Any = kind.from_pretrained(
+                place,
                 dtype=dtype or "auto",
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **weights,
             )
     except ImportError as error:
         raise ModelError(f"{folder} needs a package that is missing: {shown_error(error)}") from error

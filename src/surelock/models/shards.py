@@ -1,4 +1,4 @@
-"""The safetensors files of a folder, of which none is trusted: `open_shards`. Never pickle."""
+"""The safetensors files of a folder, of which none is trusted: `open_shards`, `read_tensors`. Never pickle."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from surelock.errors import WeightsError, shown, shown_error
 from surelock.models.checkpoint import parse_json_object, read_json_object
+from surelock.models.packed_weights import PACKED_FILE, PackedFile, unpacked_header
 from surelock.models.schema import shown_as_json
 
 SINGLE_FILE: Final = "model.safetensors"
@@ -56,7 +57,10 @@ class Shards:
     _files: Mapping[str, Any]
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored. It shares the file's memory, which is no cost: the system may drop it any time."""
+        """A tensor of the type and shape in `tensors`.
+
+        One that is not packed shares the file's memory, which is no cost: the system may drop it any time.
+        """
         shard = self.tensors[name].shard
         try:
             tensor: torch.Tensor = self._files[shard].get_tensor(name)
@@ -70,7 +74,8 @@ class Shards:
 def open_shards(folder: Path, expected: Collection[str]) -> Iterator[Shards]:
     """`model.safetensors`, or else `model.safetensors.index.json` and the shards it names, while the context lasts.
 
-    Only headers are read, and only of a size that the expected tensors explain.
+    A folder that has neither may hold the packed file of the models inside the package (`packed_weights`). Only headers
+    are read, and only of a size that the expected tensors explain.
 
     Raises:
         WeightsError: files are missing, damaged, outside the folder or pickled; a header or the index is too large or
@@ -82,8 +87,21 @@ def open_shards(folder: Path, expected: Collection[str]) -> Iterator[Shards]:
     _check_header_sizes(folder, paths, max_bytes)
     with ExitStack() as stack:
         files = {name: stack.enter_context(_open_shard(path)) for name, path in paths.items()}
+        if PACKED_FILE in files:
+            files[PACKED_FILE] = PackedFile(paths[PACKED_FILE], files[PACKED_FILE])
         num_bytes = sum(path.stat().st_size for path in paths.values())
         yield Shards(folder, _read_headers(folder, paths), index, num_bytes, files)
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor in a folder by the name it has there, whatever the model: packed ones, or a few plain ones.
+
+    Raises:
+        WeightsError: as `open_shards`, which expects none here, and as `Shards.read`.
+        MemoryError: as `open_shards`.
+    """
+    with open_shards(folder, ()) as shards:
+        return {name: shards.read(name) for name in shards.tensors}
 
 
 def _find_shards(folder: Path, max_index_bytes: int) -> tuple[dict[str, Path], dict[str, str]]:
@@ -99,6 +117,8 @@ def _find_shards(folder: Path, max_index_bytes: int) -> tuple[dict[str, Path], d
                 f"{folder} lacks {listed(missing)}, named in {INDEX_FILE}; the download is incomplete: fetch it again"
             )
         return {name: _checked_path(folder, name) for name in names}, index
+    if (folder / PACKED_FILE).exists():
+        return {PACKED_FILE: _checked_path(folder, PACKED_FILE)}, {}
     pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLE_SUFFIXES)
     if pickled:
         raise WeightsError(
@@ -176,6 +196,8 @@ def _read_headers(folder: Path, names: Iterable[str]) -> dict[str, StoredTensor]
         with (folder / shard).open("rb") as file:
             data = file.read(int.from_bytes(file.read(8), "little"))
         header = parse_json_object(folder / shard, data, error=WeightsError)
+        if shard == PACKED_FILE:
+            header = unpacked_header(folder / shard, header)
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
