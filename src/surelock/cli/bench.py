@@ -55,7 +55,7 @@ class ShapeOptions:
     schedule: Annotated[
         Schedule | None,
         typer.Option(
-            help="Script the locks follow on random weights: default (what the default rule leaves on trained weights) "
+            help="Script the locks follow on random weights: default (what permanent locks leave on trained weights) "
             "or paper (Figure 2 of the paper).",
             show_default="default",
             rich_help_panel=MODEL_PANEL,
