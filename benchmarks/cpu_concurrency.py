@@ -52,7 +52,7 @@ def main() -> None:
         "load_average_before_and_after": [load_before, os.getloadavg()],
         "seconds_of": "one thread of the processor" if arguments.cpu_time else "wall-clock",
         "model": llm.name,
-        "lock": "LockParams()",
+        "lock": str(LockParams()),
         "num_requests": NUM_REQUESTS,
         "prompt_tokens": NUM_PROMPT,
         "settings": rows,

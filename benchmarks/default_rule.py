@@ -3,8 +3,8 @@
 The embedded model with real locks, over a grid of rules. Problems of the test split (the fourteen kinds of
 results/h100/evaluation, drawn alike but more of them) with both verdicts, and the held-out texts with Gen-PPL and
 distinct-3, all paired against no lock. `engine` rows are decoded by the engine that ships. `dense` rows are decoded by
-the measuring decoder of `surelock.measure.dense`, no lock and the engine's rule there too: refreshing, and locking in
-finished blocks only, are not in the engine.
+the measuring decoder of `surelock.measure.dense`, no lock and the permanent rule there too: refreshing was not in
+the engine when this was measured, and locking in finished blocks only is not.
 
 Every finished run is appended to runs.jsonl.gz at once, and a second start goes on where the first was stopped.
 `kl_both_visible` is not in the grid: without a confidence gate it is `min_visible_steps=2`.
@@ -58,7 +58,8 @@ WORKLOADS: Final = (*PROBLEMS, *TEXTS, *TEXT_BLOCKS)
 
 def by_kl(kl_threshold: float, visible: int, **others: Any) -> Rule:
     """The engine's rule at a threshold, named after its numbers."""
-    lock = LockParams(kl_threshold=kl_threshold, min_visible_steps=visible, allow_noise_eps=kl_threshold < 1e-6)
+    is_noise = kl_threshold < 1e-6
+    lock = LockParams(kl_threshold=kl_threshold, min_visible_steps=visible, refresh=None, allow_noise_eps=is_noise)
     told = "".join(f", {name}" if value is True else f", {name} {value}" for name, value in others.items())
     return Rule(f"kl {kl_threshold:g}, visible {visible}{told}", lock, **others)
 

@@ -39,7 +39,7 @@ def main() -> None:
         "environment": environment(),
         "model": llm.name,
         "dtype": str(llm.dtype),
-        "lock": "LockParams()",
+        "lock": str(LockParams()),
         "locked_vs_unlocked": rows,
         "engine_vs_oracle": against_oracle(llm, quick=arguments.quick) if arguments.dtype == "float32" else None,
         "peak_resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

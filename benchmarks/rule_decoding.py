@@ -33,7 +33,7 @@ class Rule:
     """A lock rule; `refresh` and `finished_blocks` only in the measuring decoder.
 
     Attributes:
-        lock: None locks nothing.
+        lock: None locks nothing. Without a refresh of its own.
         refresh: every so many steps all locked positions are computed anew; 0: never.
         finished_blocks: a position locks only once its block holds no mask.
     """
@@ -178,7 +178,8 @@ class DenseRules:
         self._params, self._num_rules = params, len(rules)
         never = LockParams(kl_threshold=-1.0)
         each = [lock_numbers(rule.lock or never, num, device) for rule in rules]
-        names = ("kl_threshold", "percentile", "gate_scope", "min_visible_steps", "kl_both_visible", "prompt_lock_step")
+        names = ("kl_threshold", "percentile", "gate_scope", "min_visible_steps", "kl_both_visible")
+        names += ("prompt_lock_step", "refresh")
         joined = {name: torch.cat([getattr(one, name) for one in each]) for name in names}
         self._numbers = LockNumbers(**joined, has_gate=any(one.has_gate for one in each))
         # [B, 1]

@@ -20,7 +20,7 @@ PROMPT = (
     "Write a Python function keep(xs) that takes the numbers that are even, squares each and returns the sum. "
     "Use a loop."
 )
-MOMENTS = (12, 30, 52)
+MOMENTS = (11, 29, 52)
 THEME = TerminalTheme((250, 250, 248), (40, 40, 40), [(40, 40, 40)] * 8, [(90, 90, 90)] * 8)
 # Rich's own frame loads a font from the network; this one uses what the reader has.
 FORMAT = """\

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from surelock.llm import LLM
     from surelock.output import RequestOutput
 
-DEFAULT, PAPER, NONE = "default rule", "paper rule", "no lock"
+PERMANENT, PAPER, NONE = "permanent rule", "paper rule", "no lock"
 # Seeds of two runs of one prompt are so far apart.
 SEED_DISTANCE: Final = 1 << 20
 
@@ -36,7 +36,8 @@ class Decoder:
 
     Attributes:
         label: values of the columns that tell decoders apart.
-        lock: the engine's rule; None for no locks. `share`: of the active rows that a step computes; None for all.
+        lock: the engine's rule; None for no locks. Locks are permanent here: what a refresh changes, a policy does to
+            them. `share`: of the active rows that a step computes; None for all.
         other_seed: with other noise.
         policy: makes the policy of a run of the dense decoder, which then decodes in the engine's place.
         beside: a decoder that the others need to be compared with, and that makes no row of its own.
@@ -48,6 +49,9 @@ class Decoder:
     other_seed: bool = False
     policy: Callable[[], Policy] | None = None
     beside: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.lock is None or self.lock.refresh is None, "pin refresh=None: the default has one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,8 @@ def rule(name: str, lock: LockParams | None, **more: Any) -> Decoder:
 
 
 def both(threshold: float) -> tuple[Decoder, Decoder]:
-    """The default rule and the paper's literal one at an epsilon."""
-    return rule(DEFAULT, LockParams(kl_threshold=threshold)), rule(PAPER, LockParams.paper(threshold))
+    """The permanent rule and the paper's literal one at an epsilon."""
+    return rule(PERMANENT, LockParams.permanent(threshold)), rule(PAPER, LockParams.paper(threshold))
 
 
 NO_LOCK: Final = rule(NONE, None)

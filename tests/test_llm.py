@@ -66,9 +66,9 @@ def test_outputs_and_their_statistics_fit_together(llm: LLM) -> None:
         assert stats.active_ratio == sum(stats.active_rows) / (12 * num_positions) < 1
         assert stats.flops["exact"]["ratio"] == pytest.approx(stats.active_ratio)
         assert len(stats.locked_at) == num_positions
-        # What is active in a step is what no earlier step locked; the last step tests nothing.
+        # Computed is what no earlier step locked, and in every sixth step all; the last step tests nothing.
         for step, rows in enumerate(stats.active_rows, start=1):
-            assert rows == sum(at is None or at >= step for at in stats.locked_at)
+            assert rows == sum(at is None or at >= step or step % 6 == 0 for at in stats.locked_at)
         assert max(at or 0 for at in stats.locked_at) < 12
         assert stats.seed is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from surelock import LockParams, SamplingParams, SureLockError
 from surelock.config import EngineConfig
 from surelock.errors import ParameterError
+from surelock.params import LOCK_FIELDS_WITH_NONE
 
 NOT_FINITE = [math.nan, math.inf, -math.inf, float("1e999")]
 
@@ -55,6 +57,9 @@ BAD_LOCK: list[tuple[dict[str, Any], str]] = [
     ({"min_visible_steps": -1}, r"lock.min_visible_steps is -1; it must be from 0"),
     ({"min_visible_steps": 10**9}, r"lock.min_visible_steps is 1000000000"),
     ({"kl_both_visible": 0}, r"lock.kl_both_visible is 0; it must be true or false"),
+    ({"refresh": -1}, r"lock.refresh is -1; it must be from 0 .* 0 or None for no refresh"),
+    ({"refresh": 6.0}, r"lock.refresh is 6.0; it must be an integer"),
+    ({"refresh": False}, r"lock.refresh is False; it must be an integer"),
     ({"prompt_lock_step": 0}, r"lock.prompt_lock_step is 0; it must be from 1 .* or None"),
     ({"allow_noise_eps": None}, r"lock.allow_noise_eps is None; it must be true or false"),
 ]
@@ -88,7 +93,7 @@ def test_signed_zero_denormals_and_integers_are_numbers(value: float) -> None:
     assert SamplingParams(temperature=value, cfg_scale=value).temperature == value
 
 
-def test_defaults_and_the_papers_rule() -> None:
+def test_defaults_and_presets() -> None:
     assert LockParams() == LockParams(
         kl_threshold=5e-4,
         confidence_percentile=None,
@@ -96,11 +101,25 @@ def test_defaults_and_the_papers_rule() -> None:
         min_visible_steps=1,
         kl_both_visible=False,
         prompt_lock_step=None,
+        refresh=6,
         allow_noise_eps=False,
     )
-    assert LockParams.paper(5e-3) == LockParams(kl_threshold=5e-3, confidence_percentile=20, min_visible_steps=0)
+    assert LockParams.permanent(5e-3) == LockParams(kl_threshold=5e-3, refresh=None)
+    assert LockParams.paper(5e-3) == LockParams(
+        kl_threshold=5e-3, confidence_percentile=20, min_visible_steps=0, refresh=None
+    )
     assert SamplingParams().lock == LockParams()
     assert SamplingParams(stop=["a"]).stop == ("a",)  # type: ignore[arg-type]
+
+
+def test_a_refresh_of_0_is_none() -> None:
+    assert LockParams(refresh=0) == LockParams.permanent()
+    assert LockParams(refresh=0).refresh is None
+    assert replace(LockParams(), refresh=0) == LockParams.permanent()
+
+
+def test_the_lock_fields_in_which_none_is_a_value() -> None:
+    assert sorted(LOCK_FIELDS_WITH_NONE) == ["confidence_percentile", "prompt_lock_step", "refresh"]
 
 
 @pytest.mark.parametrize(

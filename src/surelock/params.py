@@ -24,8 +24,8 @@ MIN_HALF_PRECISION_KL: Final = 1e-6
 LOCK_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "default": {},
-        "careful": {"refresh": 6},
-        "paper": {"kl_threshold": 5e-4, "confidence_percentile": 20, "min_visible_steps": 0},
+        "permanent": {"refresh": None},
+        "paper": {"kl_threshold": 5e-4, "confidence_percentile": 20, "min_visible_steps": 0, "refresh": None},
     }
 )
 
@@ -59,7 +59,8 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 class LockParams:
     """When a position stops being computed (SureLock, Algorithm 1 lines 17-25; docs/algorithm.md).
 
-    The default loses some answers for its rows: docs/findings/default_rule.md says how many, and what would not.
+    Of the rules that were measured the default computes the fewest rows without a loss of answers that can be seen:
+    docs/findings/default_rule.md.
 
     Args:
         kl_threshold: epsilon, in nats. A candidate locks when KL(p_t || p_{t-1}) <= epsilon. Negative: never lock.
@@ -73,7 +74,7 @@ class LockParams:
         prompt_lock_step: lock every visible prompt position once this step is done, whatever its KL. None: the prompt
             follows the same rule as generated tokens.
         refresh: in every step that is a multiple of this, locked positions are computed once more, so that their keys
-            and values see what has changed since; they stay locked. None: never, as in the paper.
+            and values see what has changed since; they stay locked. None or 0: never, as in the paper.
         allow_noise_eps: accept a `kl_threshold` below 1e-6 on a half-precision model, where it measures rounding.
 
     Raises:
@@ -86,7 +87,7 @@ class LockParams:
     min_visible_steps: int = 1
     kl_both_visible: bool = False
     prompt_lock_step: int | None = None
-    refresh: int | None = None
+    refresh: int | None = 6
     allow_noise_eps: bool = False
 
     def __post_init__(self) -> None:
@@ -99,7 +100,9 @@ class LockParams:
         if self.prompt_lock_step is not None:
             _check_int("lock.prompt_lock_step", self.prompt_lock_step, 1, MAX_STEPS, "or None for no prompt rule")
         if self.refresh is not None:
-            _check_int("lock.refresh", self.refresh, 1, MAX_STEPS, "or None for no refresh")
+            _check_int("lock.refresh", self.refresh, 0, MAX_STEPS, "0 or None for no refresh")
+            # One way to say it, so that equal rules are equal.
+            object.__setattr__(self, "refresh", self.refresh or None)
         _check_bool("lock.allow_noise_eps", self.allow_noise_eps)
 
     @classmethod
@@ -108,9 +111,9 @@ class LockParams:
         return cls(**{**LOCK_PRESETS["paper"], "kl_threshold": kl_threshold})
 
     @classmethod
-    def careful(cls, kl_threshold: float = 5e-4) -> LockParams:
-        """Locked positions are computed once more in every sixth step (docs/findings/default_rule.md)."""
-        return cls(**{**LOCK_PRESETS["careful"], "kl_threshold": kl_threshold})
+    def permanent(cls, kl_threshold: float = 5e-4) -> LockParams:
+        """A locked position is never computed again: fewer rows than the default, and about a point fewer answers."""
+        return cls(**{**LOCK_PRESETS["permanent"], "kl_threshold": kl_threshold})
 
     @classmethod
     def calibrated(
@@ -119,7 +122,8 @@ class LockParams:
         """The rule `surelock calibrate` found for a model: the largest threshold whose risk it could bound.
 
         The risk is that of the posteriors of runs without locks, at the moment the rule would lock them. What they do
-        in a run with locks was measured on other prompts and is in the file, with an interval: no bound chose it.
+        in a run with locks was measured on other prompts and is in the file, with an interval: no bound chose it. Locks
+        are permanent, as in that run, unless the file has a refresh.
 
         Args:
             model: the model's folder; None for the embedded one. Of a hub model, `LLM(...).folder`.
@@ -130,12 +134,16 @@ class LockParams:
         """
         from surelock.results.calibration_file import read_lock
 
-        return cls(**read_lock(model, file, frozenset(field.name for field in fields(cls))))
+        return cls(**{"refresh": None, **read_lock(model, file, frozenset(field.name for field in fields(cls)))})
 
     @property
     def is_never(self) -> bool:
         """Whether no position can ever lock."""
         return self.kl_threshold < 0
+
+
+# Where null stands for a value and not for a field that was left out.
+LOCK_FIELDS_WITH_NONE: Final = frozenset(field.name for field in fields(LockParams) if "None" in str(field.type))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,10 @@ from surelock.params import LockParams
 
 CONSTANT, HORIZON, MASKS_LEFT = "constant", "finite horizon", "masks left"
 # Prompt rows lock as all others do, or once step 2 is done.
-PROMPT_RULES: Final = {"as others": LockParams(), "locks at step 2": LockParams(prompt_lock_step=2)}
+PROMPT_RULES: Final = {
+    "as others": LockParams.permanent(),
+    "locks at step 2": LockParams(prompt_lock_step=2, refresh=None),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,7 @@ STUDY: Final = Study(
     number="open",
     name="adaptive",
     title="Do epsilon schedules lose less at short outputs?",
-    method="The default rule with epsilon constant, with epsilon_t = scale / (T - t)^2 (finite horizon), and with "
+    method="The permanent rule with epsilon constant, with epsilon_t = scale / (T - t)^2 (finite horizon), and with "
     "epsilon_t = scale min(1, ({kappa} / masks left)^2) (masks left), each over a range of scales, with prompt rows "
     "locking as all others do and with all of them locked after step 2. Schedules are compared where they compute "
     "equally many rows, on straight lines between their settings.",

@@ -74,7 +74,7 @@ def _criteria(settings: Settings) -> list[Decoder]:
     def decoder(criterion: str, threshold: float, start: Callable[[], Policy]) -> Decoder:
         return Decoder(label={"criterion": criterion, "threshold": threshold}, policy=start)
 
-    found = [decoder(KL, each, partial(ByKL, LockParams(kl_threshold=each))) for each in settings.thresholds]
+    found = [decoder(KL, each, partial(ByKL, LockParams.permanent(each))) for each in settings.thresholds]
     for name, kind in DRIFTS.items():
         found += [decoder(name, threshold, partial(ByDrift, threshold, kind)) for threshold in settings.drifts]
     return found
@@ -118,7 +118,7 @@ def _blind(bench: Bench, settings: Settings, source: str, cases: Sequence[Case])
     for start in range(0, len(canvases), size):
         parts += [_visible(step) for step in decoder.steps(canvases[start : start + size], params) if step.step > 1]
     uncertainty, kl, drift = torch.cat(parts, dim=1).double().cpu().numpy() if parts else np.zeros((3, 0))
-    place, passing = np.searchsorted(UNCERTAINTIES, uncertainty), kl <= LockParams().kl_threshold
+    place, passing = np.searchsorted(UNCERTAINTIES, uncertainty), kl <= LockParams.permanent().kl_threshold
     rows: list[Row] = []
     for index, end in enumerate(UNCERTAINTIES):
         here = place == index
@@ -165,7 +165,7 @@ STUDY: Final = Study(
     name="kv_drift",
     title="Lock by the movement of keys and values, or of the posterior?",
     method="Text continuations at N_gen/steps {lengths} and problems with exact answers. A position that was computed "
-    "with its token locks when KL(p_t || p_(t-1)) is at most a threshold (the default rule), or when its values, its "
+    "with its token locks when KL(p_t || p_(t-1)) is at most a threshold (the permanent rule), or when its values, its "
     "keys or both moved by at most a threshold in every layer, ||now - before|| / ||before||, which needs no LM head. "
     "The criteria are compared where they compute equally many rows. Then the decisions of runs without locks are "
     "repeated with locks, and the masked rows are compared; also with a criterion that may lock only saturated rows "
@@ -185,7 +185,7 @@ STUDY: Final = Study(
               "likeliest token than without locks; KL: of the masked rows' posterior without locks from that with "
               "locks; per frozen row: divided by the frozen rows that were read in the same steps."),
         Table("kv_drift_blind", "Rows computed with their token in runs without locks, by 1 - max p. Passing: KL at "
-              f"most the default rule's threshold; moved: of these, keys or values by over {MOVED:g} in a layer."),
+              f"most the permanent rule's threshold; moved: of these, keys or values by over {MOVED:g} in a layer."),
     ),
     plots=(
         Plot("kv_drift", "Quality against the rows computed, a line for each criterion over its threshold.", picture(

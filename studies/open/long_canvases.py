@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from studies.bench import Bench, Length, lengths
-from studies.decoders import DEFAULT, PAPER
+from studies.decoders import PAPER, PERMANENT
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from surelock.bench.schedules import make_schedule, script
@@ -17,7 +17,7 @@ from surelock.bench.shapes import SHAPES
 from surelock.flops import RowCost, request_flops
 
 # Scripts of `surelock.bench.schedules` by the rule each follows.
-SCRIPTS: Final = {DEFAULT: "default", PAPER: "paper"}
+SCRIPTS: Final = {PERMANENT: "default", PAPER: "paper"}
 # Steps of a curve that are written; totals are of all.
 NUM_POINTS: Final = 128
 
@@ -113,11 +113,11 @@ STUDY: Final = Study(
     title="What do long canvases cost?",
     method="FLOPs of the shape {shape}, counted by surelock.flops from the rows of each step; nothing is run and "
     "nothing is timed. Prompts of {num_prompt} tokens, one token a step, locks that follow the scripts of surelock "
-    "bench: the default rule's (the masks, and eight tokens that have just settled) or the active rows of the paper's "
-    "Figure 2 (m = 20, epsilon = 5e-3; between its three lengths by their logarithm, beyond 1,024 tokens the curve of "
-    "1,024 by the share of the run). A computed row attends to all positions, whether they are locked or not. The LM "
-    "head is on the masked rows, and with locks twice on every row that the KL test measures: those computed with a "
-    "token, in all steps but the first and the last.",
+    "bench: the permanent rule's (the masks, and eight tokens that have just settled) or the active rows of the "
+    "paper's Figure 2 (m = 20, epsilon = 5e-3; between its three lengths by their logarithm, beyond 1,024 tokens "
+    "the curve of 1,024 by the share of the run). A computed row attends to all positions, whether they are locked "
+    "or not. The LM head is on the masked rows, and with locks twice on every row that the KL test measures: those "
+    "computed with a token, in all steps but the first and the last.",
     settings=Settings(),
     quick=Settings(lengths=lengths(64, 256)),
     grid=grid,

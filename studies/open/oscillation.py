@@ -20,8 +20,8 @@ from surelock.measure.twin.dense_forward import Frozen
 from surelock.measure.twin.lockstep import LockedSide, TwinStep, teacher_forced
 from surelock.params import LockParams, SamplingParams
 
-RULES: Final = {"default": LockParams(), "paper": LockParams.paper()}
-# Upper ends of the bins of KL; the default rule's threshold is one of them.
+RULES: Final = {"permanent": LockParams.permanent(), "paper": LockParams.paper()}
+# Upper ends of the bins of KL; the permanent rule's threshold is one of them.
 KL_BINS: Final = (1e-7, 1e-6, 1e-5, 1e-4, 5e-4, 5e-3, 5e-2, np.inf)
 THRESHOLD: Final = LockParams().kl_threshold
 
@@ -168,7 +168,7 @@ STUDY: Final = Study(
     quick=Settings(num_prompts=4, lengths=(Length(24, 24),), group_every=6),
     grid=grid,
     tables=(
-        Table("oscillation", "Rows without locks. Stable: of rows that pass the default rule's test."),
+        Table("oscillation", "Rows without locks. Stable: of rows that pass the permanent rule's test."),
         Table("oscillation_kl", columns=None),
         Table("oscillation_harm", "Only one class of locks frozen; a 95 % bootstrap interval over sequences."),
     ),

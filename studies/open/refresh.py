@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from studies.bench import Bench, Length, lengths
-from studies.decoders import DEFAULT, NONE, PAPER, Decoder
+from studies.decoders import NONE, PAPER, PERMANENT, Decoder
 from studies.measures import QUALITY_NOTE, RIGHT_NOTE, ROWS_NOTE, of_problems, of_texts, quality, rows_computed
 from studies.plots import Panel, picture
 from studies.policies import AfterOneStep, ByKL, Policy, Refreshed, Unlocking, UnlockOnDrift
@@ -17,7 +17,7 @@ from studies.workload import WORKED, common_lengths
 from surelock.params import LockParams
 
 ALWAYS: Final = "lock after one step"
-LOCKS: Final = {DEFAULT: LockParams(), PAPER: LockParams.paper()}
+LOCKS: Final = {PERMANENT: LockParams.permanent(), PAPER: LockParams.paper()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ STUDY: Final = Study(
     number="open",
     name="refresh",
     title="Do locked rows need a refresh, and does it pay?",
-    method="Text continuations at N_gen/steps {lengths} and problems with exact answers under the default rule, the "
+    method="Text continuations at N_gen/steps {lengths} and problems with exact answers under the permanent rule, the "
     "paper's and one that locks every row after one visible step (as dKV-Cache does). Locked rows stay as they are, "
     "or all are computed anew every P steps, or every {probe_period} steps those locked for more than {min_locked} "
     "steps are, and of these the rows that moved since they were last computed are unlocked (above {unlock_kl} nats, "

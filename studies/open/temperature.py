@@ -8,7 +8,7 @@ from itertools import product
 from typing import Final
 
 from studies.bench import Bench, Length, lengths, parse_length
-from studies.decoders import DEFAULT, NONE, PAPER, Decoder
+from studies.decoders import NONE, PAPER, PERMANENT, Decoder
 from studies.measures import QUALITY_NOTE, RIGHT_NOTE, ROWS_NOTE, Comparison, quality, right, rows_computed
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Study, Table
@@ -24,7 +24,7 @@ class Settings:
     unmasking: tuple[Unmasking, ...] = ("low_confidence", "random")
     lengths: tuple[Length, ...] = lengths(64)
     num_prompts: int = 96
-    threshold: float = LockParams().kl_threshold
+    threshold: float = LockParams.permanent().kl_threshold
     tasks: tuple[str, ...] = TRAINED
     num_problems: int = 20
 
@@ -37,7 +37,7 @@ def grid(bench: Bench, settings: Settings) -> list[Cell]:
     places = [{"unmasking": order, "temperature": t} for order, t in product(settings.unmasking, settings.temperatures)]
     rules = [
         Decoder(label={"rule": NONE}),
-        Decoder(label={"rule": DEFAULT}, lock=LockParams(kl_threshold=settings.threshold)),
+        Decoder(label={"rule": PERMANENT}, lock=LockParams.permanent(settings.threshold)),
         Decoder(label={"rule": PAPER}, lock=LockParams.paper(settings.threshold)),
     ]
     other = Decoder(label={"rule": "no lock, other seed"}, other_seed=True)
@@ -66,7 +66,7 @@ STUDY: Final = Study(
     name="temperature",
     title="Does locking survive temperature and random unmasking?",
     method="Held-out texts are continued after their first 64 tokens, one token a step, end ids kept; problems are "
-    "asked with N_gen fitted to the right answer. Without locks, under the default rule and under the paper's. Noise "
+    "asked with N_gen fitted to the right answer. Without locks, under the permanent rule and under the paper's. Noise "
     "is a function of seed, step and position, and all runs of a prompt have one seed: a position that is unmasked in "
     "the same step meets the same noise with and without locks, but not if the order changed, so agreement falls with "
     "temperature for that reason too. What another seed does to the run without locks stands beside it; where "

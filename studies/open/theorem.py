@@ -25,7 +25,7 @@ HALF_PRECISION_FLOOR: Final = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Texts or tasks, how many, N_gen and steps; epsilons of the default rule; the deviation implied ones are for."""
+    """Texts or tasks, how many, N_gen and steps; epsilons of the permanent rule; the deviation implied ones are for."""
 
     prompts: tuple[str, ...] = ("text", "tasks")
     num_prompts: int = 128
@@ -106,7 +106,7 @@ def hold(runs: list[Trace], thresholds: tuple[float, ...], *, delta: float, floo
 
 
 def _locked(runs: list[Trace], threshold: float, floor: float) -> tuple[LockedRows, list[Integers]]:
-    rule = replace(LockParams(), kl_threshold=threshold, allow_noise_eps=True)
+    rule = replace(LockParams.permanent(), kl_threshold=threshold, allow_noise_eps=True)
     steps = [lock_steps(run, rule) for run in runs]
     return joined([locked_rows(run, at, floor=floor) for run, at in zip(runs, steps, strict=True)]), steps
 
@@ -115,7 +115,7 @@ STUDY: Final = Study(
     number="open",
     name="theorem",
     title="Theorem 1 held against runs without locks",
-    method="Prompts are decoded without locks, and for every position the step is noted at which the default rule "
+    method="Prompts are decoded without locks, and for every position the step is noted at which the permanent rule "
     "would have locked it, so both posteriors the theorem compares are of one run. A1: a committed token never "
     "changes. A2: D_s <= rho D_(s-1) after the lock, with D_s = KL(p_s || p_(s-1)). A3: ||z_s - z_(s-1)|| <= L "
     "sqrt(D_(s-1)). A4: log softmax is sqrt 2-Lipschitz. The bound then is C_tail sqrt(D) with C_tail = sqrt 2 L / (1 "

@@ -34,7 +34,7 @@ MIN_PAIRS: Final = 8
 class Settings:
     """Rules by name (`surelock.measure.rules`), half texts and half questions, N_gen and steps; then see `Effort`."""
 
-    rules: tuple[str, ...] = ("default", "literal", "paper")
+    rules: tuple[str, ...] = ("permanent", "literal", "paper")
     num_prompts: int = 64
     lengths: tuple[Length, ...] = lengths(64)
     group_every: int = 4

@@ -9,7 +9,7 @@ import numpy as np
 
 from studies import published
 from studies.bench import Bench, Length, Text, lengths
-from studies.decoders import DEFAULT, PAPER, rule
+from studies.decoders import PAPER, PERMANENT, rule
 from studies.measures import Comparison, Outcome, batches
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Study, Table
@@ -33,7 +33,7 @@ def grid(bench: Bench, settings: Settings) -> list[Cell]:
     of = {each.num_generated: each for each in bench.fitting(settings.lengths, [text.canvas for text in prompts])}
     decoders = []
     for threshold in settings.thresholds:
-        decoders.append(rule(DEFAULT, LockParams(kl_threshold=threshold), percentile=None))
+        decoders.append(rule(PERMANENT, LockParams.permanent(threshold), percentile=None))
         for m in settings.percentiles:
             lock = replace(LockParams.paper(threshold), confidence_percentile=m)
             decoders.append(rule(PAPER, lock, percentile=m))
@@ -97,7 +97,7 @@ STUDY: Final = Study(
     number="2",
     name="flops_curves",
     title="Active rows step by step",
-    method="The runs of experiment 1, with the paper's confidence gate at m = {percentiles} %, and the default rule, "
+    method="The runs of experiment 1, with the paper's confidence gate at m = {percentiles} %, and the permanent rule, "
     "which has no gate. Means over prompts of the share of rows each step computes.",
     settings=Settings(),
     quick=Settings(lengths=lengths(64), thresholds=(5e-4, 5e-3), num_prompts=6),

@@ -61,9 +61,9 @@ STUDY: Final = Study(
     number="1",
     name="flops_table",
     title="FLOPs over length and threshold",
-    method="Prompts are decoded with as many steps as tokens, fully parallel, at temperature 0, under the default rule "
-    "(visible for one step, no gate) and the paper's literal rule (gate at m = 20 %, no visibility). Nothing is timed: "
-    "FLOPs are counted from the rows each step computed.",
+    method="Prompts are decoded with as many steps as tokens, fully parallel, at temperature 0, under the permanent "
+    "rule (visible for one step, no gate) and the paper's literal rule (gate at m = 20 %, no visibility). Nothing is "
+    "timed: FLOPs are counted from the rows each step computed.",
     settings=Settings(),
     quick=Settings(lengths=lengths(64), num_prompts=6),
     grid=grid,

@@ -58,7 +58,7 @@ STUDY: Final = Study(
     name="quality",
     title="Quality against FLOPs",
     method="Held-out texts are continued after their first 64 tokens, fully parallel at temperature 0, without locks, "
-    "under the default rule and under the paper's literal rule; a causal language model judges the continuations. "
+    "under the permanent rule and under the paper's literal rule; a causal language model judges the continuations. "
     "Tasks with checkable answers are asked through the chat template, steps = N_gen.",
     settings=Settings(),
     quick=Settings(

@@ -49,7 +49,7 @@ STUDY: Final = Study(
     name="thresholds",
     title="Thresholds from 5e-8 to 5e-2",
     method="The text continuations of experiment 3 at N_gen/steps {lengths}, with epsilon from 5e-8 to 5e-2, under the "
-    "default rule and the paper's literal rule.",
+    "permanent rule and the paper's literal rule.",
     settings=Settings(),
     quick=Settings(thresholds=(5e-8, 5e-6, 5e-4, 5e-3, 5e-2), num_prompts=6),
     grid=grid,

@@ -14,7 +14,7 @@ import numpy as np
 
 from studies import published
 from studies.bench import Bench, Length, lengths
-from studies.decoders import DEFAULT, NONE, PAPER
+from studies.decoders import NONE, PAPER, PERMANENT
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from studies.timing import Timed, in_turn, one_after_another
@@ -38,7 +38,7 @@ def grid(bench: Bench, settings: Settings) -> list[Cell]:
     """A cell for each length and batch size."""
     sizes, threshold = sorted(set(settings.batch_sizes)), settings.threshold
     prompts = [list(text.canvas) for text in bench.texts(sizes[-1])]
-    rules = {NONE: None, DEFAULT: LockParams(kl_threshold=threshold), PAPER: LockParams.paper(threshold)}
+    rules = {NONE: None, PERMANENT: LockParams.permanent(threshold), PAPER: LockParams.paper(threshold)}
 
     def measure(length: Length, size: int) -> Rows:
         jobs = {
@@ -99,7 +99,7 @@ STUDY: Final = Study(
     number="4",
     name="throughput",
     title="Tokens per second",
-    method="Whole runs of the first texts' 64-token prompts, decoded together without locks, under the default rule "
+    method="Whole runs of the first texts' 64-token prompts, decoded together without locks, under the permanent rule "
     "and under the paper's (epsilon {threshold}). On a CPU the three advance in turn, a step at a time, so that "
     "whatever else the machine does meets all of them; on a GPU they run one after another after a warm-up, and "
     "without locks once more. Tokens per second: generated tokens / seconds, until the device is done.",

@@ -68,6 +68,15 @@ def test_a_lock_adds_to_the_default_or_ends_it() -> None:
     assert task_of(completion(lock=True), locked).params.lock == LockParams(min_visible_steps=3)
     assert task_of(completion(lock=None), locked).params.lock == LockParams(min_visible_steps=3)
     assert task_of(completion(lock=False), locked).params.lock is None
+    for never in (0, None):
+        assert task_of(completion(lock={"refresh": never}), locked).params.lock == LockParams(
+            min_visible_steps=3, refresh=None
+        )
+    gated = replace(DEFAULTS, params=SamplingParams(lock=LockParams.paper()))
+    assert task_of(completion(lock={"confidence_percentile": None}), gated).params.lock == LockParams(
+        min_visible_steps=0, refresh=None
+    )
+    assert task_of(completion(lock={"kl_threshold": None}), gated).params.lock == LockParams.paper()
     assert task_of(completion(lock={}), replace(locked, params=SamplingParams(lock=None))).params.lock == LockParams()
 
 

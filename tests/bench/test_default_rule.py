@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from surelock import LockParams, SamplingParams
+from surelock.measure.dense import DenseDecoder
+from tests.tiny import tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -58,6 +63,20 @@ def test_a_loss_of_worked_lines_is_a_loss(script: Any, tmp_path: Path) -> None:
     few = script.Runs(tmp_path / "few.jsonl.gz")
     few.add([run("none", "1" * 100, "1" * 100), run("rule", "1" * 100, "0" + "1" * 99)])
     assert not script.holds(script.table(few)[1])
+
+
+def test_a_refresh_of_the_grid_is_that_of_the_rule(script: Any) -> None:
+    rules = [script.by_kl(50.0, 1), script.by_kl(50.0, 1, refresh=3)]
+    params, canvases = SamplingParams(max_tokens=12), [list(range(1, 7)), list(range(5, 11))]
+    decoder = DenseDecoder(tiny_model())
+    dense = import_module("rule_decoding").DenseRules(rules, len(canvases), params, decoder.model.device)
+    tokens, counts = dense.decode(decoder, canvases)
+    for place, refresh in enumerate((None, 3)):
+        own = slice(2 * place, 2 * place + 2)
+        found = decoder.run(canvases, replace(params, lock=LockParams(kl_threshold=50.0, refresh=refresh)))
+        assert tokens[own] == found.tokens[:, 6:].tolist()
+        assert [count["active"] for count in counts[own]] == found.num_active.sum(0).tolist()
+    assert counts[2]["active"] > counts[0]["active"]
 
 
 def test_the_grid_begins_with_what_decides_most(script: Any) -> None:

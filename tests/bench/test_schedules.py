@@ -91,7 +91,8 @@ def test_a_mixed_batch_follows_its_script(sizes: list[tuple[int, int]], name: st
     graphs = Replayed() if replays else None
     engine = Engine(model, EngineConfig(max_batch_size=2), locking=ScriptedLock(schedule), graphs=graphs)
     requests = [
-        engine.add_request(list(range(1, num_prompt + 1)), SamplingParams(max_tokens=num)) for num_prompt, num in sizes
+        engine.add_request(list(range(1, num_prompt + 1)), SamplingParams(max_tokens=num, lock=LockParams.permanent()))
+        for num_prompt, num in sizes
     ]
     while engine.has_unfinished:
         engine.step(watched=False)
@@ -111,9 +112,9 @@ def test_the_scripted_rule_measures_and_leaves_unlocked_requests_alone(model: Tr
 
 def test_held_rows_are_held_and_not_measured(model: Transformer) -> None:
     engine = Engine(model, EngineConfig(), locking=HeldRows())
-    lock = LockParams(kl_threshold=17)
+    lock = LockParams.permanent(17)
     held = engine.add_request(list(range(1, 31)), SamplingParams(max_tokens=12, lock=lock))
-    few = engine.add_request(list(range(1, 31)), SamplingParams(max_tokens=12, lock=LockParams(kl_threshold=12)))
+    few = engine.add_request(list(range(1, 31)), SamplingParams(max_tokens=12, lock=LockParams.permanent(12)))
     while engine.has_unfinished:
         engine.step(watched=False)
     assert held.active_rows == [42] + [17] * 11
@@ -123,7 +124,7 @@ def test_held_rows_are_held_and_not_measured(model: Transformer) -> None:
 
 def test_held_rows_can_be_measured_as_a_real_rule_would(model: Transformer) -> None:
     engine = Engine(model, EngineConfig(), locking=HeldRows(needs_scores=True))
-    lock = LockParams(kl_threshold=17)
+    lock = LockParams.permanent(17)
     held = engine.add_request(list(range(1, 31)), SamplingParams(max_tokens=12, lock=lock))
     while engine.has_unfinished:
         engine.step(watched=False)

@@ -62,7 +62,7 @@ def test_the_rule_is_stored_and_found(folder: Path, tmp_path: Path, capsys: pyte
     assert run(*LENIENT, "--min-visible-steps", "0", "--report", str(tmp_path / "report")) == 0
     rule = LockParams.calibrated(folder)
     assert rule.kl_threshold in (1e-2, 0.1, 1.0)
-    assert rule.min_visible_steps == 0
+    assert (rule.min_visible_steps, rule.refresh) == (0, None)
     stored = json.loads(own(folder).read_text())
     assert stored["found"]["upper_bound"] <= 0.2
     assert stored["found"]["held_out_rate"] <= 0.2
@@ -82,9 +82,10 @@ def test_the_rule_is_stored_and_found(folder: Path, tmp_path: Path, capsys: pyte
 
 def test_json_and_a_file_of_ones_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "own.json"
-    assert run(*LENIENT, "--json", "--generated-only", "--out", str(out)) == 0
+    assert run(*LENIENT, "--json", "--generated-only", "--refresh", "3", "--out", str(out)) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["kl_threshold"] == LockParams.calibrated(folder, file=out).kl_threshold
+    rule = LockParams.calibrated(folder, file=out)
+    assert (printed["kl_threshold"], 3) == (rule.kl_threshold, rule.refresh)
     assert printed["risk"]["positions"] == "generated"
     assert not own(folder).exists()
 

@@ -104,7 +104,7 @@ def test_notes_go_to_stderr(options: list[Any]) -> None:
         (["--levels", "1,x"], "--levels is '1,x'"),
         (["--levels", "4"], "level is 4; use 1, 2 or 3"),
         (["--types", "logic", "--levels", "1"], "no test problem of logic at level 1"),
-        (["--rule", "papre"], "the rule is 'papre'; use none, default, careful, paper"),
+        (["--rule", "papre"], "the rule is 'papre'; use none, default, permanent, paper"),
         (["--block-length", "half"], "--block-length is 'half'; write a positive integer, or full"),
         (["--canvas", "fitted", "-n", "64"], "--max-tokens has no effect with --canvas fitted"),
         (["--canvas", "wide"], "'wide' is not one of"),

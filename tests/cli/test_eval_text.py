@@ -83,7 +83,7 @@ def test_infill_fills_gaps(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["--rule", "best"], "the rule is 'best'; use none, default, careful, paper"),
+        (["--rule", "best"], "the rule is 'best'; use none, default, permanent, paper"),
         (["--max-tokens", "64,x"], "--max-tokens is '64,x'"),
         (["--tokens-per-step", "0"], "--tokens-per-step is '0'"),
         (["--prompts", "missing.txt"], "missing.txt cannot be read"),

@@ -76,7 +76,7 @@ def test_mistakes(saved: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_rules_have_names() -> None:
     assert rule_name(LockParams()) == "default"
-    assert rule_name(LockParams.careful(1e-3)) == "careful@0.001"
+    assert rule_name(LockParams.permanent(1e-3)) == "permanent@0.001"
     assert rule_name(LockParams.paper()) == "paper"
     assert rule_name(LockParams.paper(5e-3)) == "paper@0.005"
     assert rule_name(LockParams(min_visible_steps=2, kl_threshold=0.1)) == "kl_threshold=0.1, min_visible_steps=2"

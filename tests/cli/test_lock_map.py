@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from surelock.cli.lock_map import ACTIVE, LOCKED, MASKED, LockMapRecorder, draw_lock_map, states_before
+from surelock.cli.lock_map import ACTIVE, LOCKED, MASKED, REFRESHED, LockMapRecorder, draw_lock_map, states_before
 from surelock.output import StepUpdate
 from surelock.params import SamplingParams
 from tests.cli.conftest import FakeLibrary, Run, assert_one_line_error
@@ -34,6 +35,16 @@ def test_states_are_those_at_the_start_of_the_step() -> None:
     assert first == bytes([ACTIVE] * 3 + [MASKED] * 8)
     assert last.count(MASKED) == 1
     assert last.count(LOCKED) > 0
+
+
+def test_a_refresh_is_shown_as_computed() -> None:
+    *_, last = updates_of(8)
+    before = states_before(last)
+    refreshed = states_before(replace(last, active_rows=len(last.locked)))
+    assert refreshed == before.replace(bytes([LOCKED]), bytes([REFRESHED]))
+    figure = draw_lock_map([before, refreshed], num_prompt=0)
+    spared = before.count(LOCKED) / (2 * len(before))
+    assert f"active ratio {1 - spared:.3f}: locking spared {spared:.1%}" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(("suffix", "head"), [(".png", PNG), (".svg", b"<?xml")])

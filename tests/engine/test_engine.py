@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,6 +48,7 @@ def prompt(seed: int, length: int = 10) -> list[int]:
         kl_threshold=st.sampled_from([1e-2, 0.5, 50.0]),
         min_visible_steps=st.integers(0, 2),
         confidence_percentile=st.sampled_from([None, 20.0]),
+        refresh=st.none(),
     ),
     steps=st.integers(1, 30),
 )
@@ -80,6 +82,28 @@ def test_a_refresh_computes_locked_positions_and_leaves_them_locked(graphs: Repl
             assert step is None or step == later
 
 
+@pytest.mark.parametrize("graphs", [None, Replayed()])
+def test_requests_that_refresh_in_the_same_step_stay_within_the_rows_of_a_step(graphs: Replayed | None) -> None:
+    """Those that start together refresh together; only what permanent locks free is the next request's."""
+    most_running = {}
+    for lock in (EAGER, replace(EAGER, refresh=None)):
+        engine = Engine(tiny_model(), EngineConfig(max_rows=70, poison=True), graphs=graphs)
+        params = SamplingParams(max_tokens=20, lock=lock)
+        requests = [engine.add_request(prompt(seed), params) for seed in range(5)]
+        rows: list[int] = []
+        running: list[int] = []
+        while engine.has_unfinished:
+            before = [request.step for request in requests]
+            engine.step()
+            now = [each for each, step in zip(requests, before, strict=True) if each.step > step]
+            rows.append(sum(each.active_rows[-1] for each in now))
+            running.append(len(now))
+        assert max(rows) <= 70
+        assert (rows[5] == 60) == (lock.refresh == 6)
+        most_running[lock.refresh] = max(running)
+    assert most_running[6] == 2 < most_running[None]
+
+
 def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:
     """Rotated keys [N, heads, head_dim] that layer 0 gives these tokens at these positions."""
     rotation = model.rotation(torch.arange(len(tokens)))
@@ -89,13 +113,16 @@ def layer_0_keys(model: Transformer, tokens: list[int]) -> Tensor:
         return layer.project(model.embed(torch.tensor(tokens)), rotation)[1]
 
 
-@pytest.mark.parametrize("min_visible_steps", [0, 1, 2])
-def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_steps: int) -> None:
-    """With at least one visible step no locked position holds the keys of [MASK]; the literal rule does freeze them."""
+@pytest.mark.parametrize(("min_visible_steps", "refresh"), [(0, None), (1, None), (2, None), (0, 10)])
+def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_steps: int, refresh: int | None) -> None:
+    """With at least one visible step no locked position holds the keys of [MASK]; the literal rule does freeze them.
+
+    A refresh, here in the last step, gives them the keys of their token.
+    """
     model = tiny_model()
     # What a finished request leaves behind is looked at, so it must not be poisoned.
     engine = Engine(model)
-    lock = LockParams(kl_threshold=50.0, min_visible_steps=min_visible_steps)
+    lock = LockParams(kl_threshold=50.0, min_visible_steps=min_visible_steps, refresh=refresh)
     request = engine.add_request(prompt(5), SamplingParams(max_tokens=20, steps=10, lock=lock))
     last = finish(engine)[request]
     tokens, locked_at = last.tokens, last.locked_at
@@ -105,9 +132,9 @@ def test_layer_0_keys_of_locked_positions_are_those_of_their_token(min_visible_s
     assert generated
     is_ghost = [torch.allclose(kept[position], ghost[position], atol=1e-6) for position in generated]
     is_real = [torch.allclose(kept[position], real[position], atol=1e-5) for position in generated]
-    if min_visible_steps:
+    if min_visible_steps or refresh:
         assert all(is_real)
-        assert request.num_ghosts == 0
+        assert (request.num_ghosts > 0) == (refresh is not None)
     else:
         assert any(is_ghost)
         assert request.num_ghosts == sum(is_ghost)

@@ -12,11 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from surelock.engine.position_pool import PositionPool
 from surelock.engine.request import Request
 from surelock.engine.scheduler import NUM_ADMISSIONS_BEFORE_RAISE, Scheduler
-from surelock.params import SamplingParams
+from surelock.params import LockParams, SamplingParams
 
 
-def request(number: int, num_positions: int, *, guided: bool = False) -> Request:
-    params = SamplingParams(max_tokens=num_positions, cfg_scale=1.0 if guided else 0.0)
+def request(number: int, num_positions: int, *, guided: bool = False, refresh: int | None = None) -> Request:
+    lock = LockParams(refresh=refresh)
+    params = SamplingParams(max_tokens=num_positions, cfg_scale=1.0 if guided else 0.0, lock=lock)
     return Request(number, (), params, seed=0)
 
 
@@ -44,9 +45,9 @@ class Batch(RuleBasedStateMachine):
         self.alive: list[Request] = []
         self.started: list[int] = []
 
-    @rule(num_positions=st.integers(1, 12), guided=st.booleans())
-    def submit(self, num_positions: int, guided: bool) -> None:
-        new = request(self.num_submitted, num_positions, guided=guided)
+    @rule(num_positions=st.integers(1, 12), guided=st.booleans(), refresh=st.sampled_from([None, 6]))
+    def submit(self, num_positions: int, guided: bool, refresh: int | None) -> None:
+        new = request(self.num_submitted, num_positions, guided=guided, refresh=refresh)
         self.num_submitted += 1
         self.alive.append(new)
         self.scheduler.add(new)
@@ -74,7 +75,9 @@ class Batch(RuleBasedStateMachine):
     def step(self, data: st.DataObject) -> None:
         for one in self.scheduler.running:
             one.active_rows.append(one.num_next)
-            one.num_next = data.draw(st.integers(0, one.num_next))
+            # In a refresh rows rise again.
+            most = one.num_next if one.lock.refresh is None else one.num_positions
+            one.num_next = data.draw(st.integers(0, most))
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())
@@ -122,6 +125,8 @@ class Batch(RuleBasedStateMachine):
     @invariant()
     def rows_are_within_the_budget(self) -> None:
         assert self.scheduler.row_cap <= self.max_rows
+        rows = sum(one.num_next * one.num_streams for one in self.scheduler.running)
+        assert rows <= self.scheduler.num_rows
         assert self.scheduler.num_rows <= self.max_rows or len(self.scheduler.running) == 1
 
     def teardown(self) -> None:
@@ -169,6 +174,18 @@ def test_what_locking_frees_the_next_request_uses() -> None:
     assert batch.admit() == [second]
     batch.release(first)
     assert batch.admit() == [third]
+
+
+def test_a_request_that_refreshes_keeps_room_for_its_whole_canvas() -> None:
+    batch = scheduler(max_rows=100)
+    first, second = request(0, 60, refresh=6), request(1, 60)
+    batch.add(first)
+    batch.add(second)
+    assert batch.admit() == [first]
+    first.num_next = 10
+    assert batch.admit() == []
+    batch.release(first)
+    assert batch.admit() == [second]
 
 
 def test_a_request_above_the_budget_runs_alone() -> None:

@@ -80,7 +80,7 @@ def test_canvases_are_grouped_by_length_and_gaps() -> None:
     assert group_canvases(canvases, 2) == [[3], [1, 5], [0, 2], [4]]
 
 
-@pytest.mark.parametrize("lock", [OURS, PAPER])
+@pytest.mark.parametrize("lock", [OURS, PAPER, replace(OURS, refresh=None)])
 def test_masked_rows_have_the_logits_of_a_locked_run(lock: LockParams) -> None:
     """The oracle's own forward, with nothing computed for locked rows, of the canvases and locks of a dense run."""
     params = SamplingParams(max_tokens=14, lock=lock)
@@ -89,9 +89,10 @@ def test_masked_rows_have_the_logits_of_a_locked_run(lock: LockParams) -> None:
     for step in DenseDecoder(model()).steps(prompts(1, 6), params):
         stream = stream or _Stream(step.inputs[0], [None] * len(model().layers))
         stream.tokens = step.inputs[0]
-        hidden, stream.cache = _forward(model(), stream, ~step.locked[0])
+        computed = (~step.locked | step.refreshed)[0]
+        hidden, stream.cache = _forward(model(), stream, computed)
         expected = head_logits(hidden, model().lm_head)
-        torch.testing.assert_close(step.logits[0][~step.locked[0]], expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(step.logits[0][computed], expected, atol=2e-5, rtol=1e-5)
         num_read += int(step.locked[0].sum())
     assert num_read > 20
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from surelock import LLM, LockParams, SamplingParams
+from surelock.server.body import validate
+from surelock.server.sampling import lock_params
+from surelock.server.schemas import CompletionRequest
 from tests.server.running import Running
 from tests.server.sse import events, stream, texts
 
@@ -39,7 +42,7 @@ def text_of(server: Running, **fields: Any) -> str:
         ({"cfg_scale": 1.5}, SamplingParams(max_tokens=8, cfg_scale=1.5)),
         ({"preset": "off"}, SamplingParams(max_tokens=8, lock=None)),
         ({"lock": False}, SamplingParams(max_tokens=8, lock=None)),
-        ({"preset": "careful"}, SamplingParams(max_tokens=8, lock=LockParams.careful())),
+        ({"preset": "permanent"}, SamplingParams(max_tokens=8, lock=LockParams.permanent())),
         ({"preset": "paper"}, SamplingParams(max_tokens=8, lock=LockParams.paper())),
         ({"lock": {"kl_threshold": 0.5}}, SamplingParams(max_tokens=8, lock=LockParams(kl_threshold=0.5))),
         ({"ignore_eos": True}, SamplingParams(max_tokens=8, ignore_eos=True)),
@@ -52,6 +55,29 @@ def test_parameters_reach_the_engine(shared: Running, llm: LLM, fields: dict[str
     assert answer["choices"][0]["surelock"]["active_ratio"] == expected.stats.active_ratio
     assert answer["choices"][0]["surelock"]["seed"] == expected.stats.seed
     assert answer["usage"]["surelock"]["steps"] == expected.stats.steps
+
+
+@pytest.mark.parametrize(
+    ("fields", "lock"),
+    [
+        ({}, LockParams()),
+        ({"lock": {"refresh": 3}}, LockParams(refresh=3)),
+        ({"lock": {"refresh": 0}}, LockParams.permanent()),
+        ({"lock": {"refresh": None}}, LockParams.permanent()),
+        ({"lock": {"refresh": None, "kl_threshold": None}}, LockParams.permanent()),
+        ({"lock": {"kl_threshold": None}}, LockParams()),
+        ({"preset": "permanent", "lock": {"kl_threshold": 0.5}}, LockParams.permanent(0.5)),
+        ({"preset": "permanent", "lock": {"refresh": 6}}, LockParams()),
+        ({"preset": "paper", "lock": {"kl_threshold": None}}, LockParams.paper()),
+        (
+            {"preset": "paper", "lock": {"confidence_percentile": None}},
+            LockParams(min_visible_steps=0, refresh=None),
+        ),
+        ({"preset": "off", "lock": {"refresh": None}}, None),
+    ],
+)
+def test_null_in_a_lock_is_none_where_there_may_be_none(fields: dict[str, Any], lock: LockParams | None) -> None:
+    assert lock_params(validate(CompletionRequest, {"prompt": PROMPT} | fields)) == lock
 
 
 def test_n_choices_draw_their_noise_from_seeds_that_follow_each_other(shared: Running) -> None:

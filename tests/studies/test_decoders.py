@@ -25,7 +25,7 @@ from surelock.measure.dense import DenseDecoder, RefreshEvery
 from tests.studies.conftest import FakeJudge
 
 PARAMS = SamplingParams(max_tokens=12, steps=12, ignore_eos=True, lock=None)
-LOCK = LockParams(kl_threshold=0.2)
+LOCK = LockParams.permanent(0.2)
 UNLOCKING = Unlocking(by="kl", threshold=1e-4, period=3, min_locked=1, cool_down=2)
 DECODERS = [
     Decoder(label={"rule": "none"}, policy=Policy),
@@ -107,7 +107,7 @@ def test_the_delayed_cache_counts_its_rows(bench: Bench) -> None:
 def test_costs_by_hand(bench: Bench) -> None:
     params = replace(PARAMS, max_tokens=6, steps=6)
     own = [Case((token,) * num, params) for token, num in ((5, 3), (6, 7), (7, 5), (8, 5), (9, 2))]
-    decoder = Decoder(lock=LockParams(kl_threshold=1e9))
+    decoder = Decoder(lock=LockParams.permanent(1e9))
     (runs,) = decode_all(bench, own, [decoder])
     found = paper_cost(outcome(bench, own, decoder, runs, runs))
     rows = sum(run.active for run in runs)
@@ -229,7 +229,7 @@ def test_offline_reaches_the_judge(tiny: LLM, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("timing", [in_turn, one_after_another])
 def test_sides_are_timed_over_the_same_steps(timing: object, tiny: LLM) -> None:
-    sides = {"no lock": None, "default rule": LockParams(kl_threshold=1e9), "paper rule": LockParams.paper(1e9)}
+    sides = {"no lock": None, "permanent rule": LockParams.permanent(1e9), "paper rule": LockParams.paper(1e9)}
     jobs = {
         name: [Job(prompt, SamplingParams(max_tokens=8, lock=lock)) for prompt in ([5] * 6, [7] * 3)]
         for name, lock in sides.items()
@@ -238,4 +238,4 @@ def test_sides_are_timed_over_the_same_steps(timing: object, tiny: LLM) -> None:
     found, drift = timing(tiny, jobs, 14)
     assert drift is None or drift > 0
     assert {name: len(timed.steps) for name, timed in found.items()} == dict.fromkeys(sides, 8)
-    assert found["no lock"].active_ratio == 1 > found["default rule"].active_ratio
+    assert found["no lock"].active_ratio == 1 > found["permanent rule"].active_ratio

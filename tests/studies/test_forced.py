@@ -20,9 +20,9 @@ from tests.checkpoints import write_checkpoint
 PROMPTS = [[1, 2, 3], [4, 5, 6], [7, 8]]
 N = 9
 PARAMS = SamplingParams(max_tokens=N, ignore_eos=True)
-LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0)
-VISIBLE = LockParams(kl_threshold=1e6)
-RULES = {"never": LockParams(kl_threshold=-1.0), "literal": LITERAL, "visible": VISIBLE}
+LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=None)
+VISIBLE = LockParams.permanent(1e6)
+RULES = {"never": LockParams.permanent(-1.0), "literal": LITERAL, "visible": VISIBLE}
 EFFORT = Effort(group_every=2, num_probes=2, num_scenes=2, max_locks=5)
 
 

@@ -37,7 +37,7 @@ def test_schedules() -> None:
 
 
 def test_a_schedule_takes_the_place_of_epsilon() -> None:
-    rule = ByKL(LockParams(kl_threshold=1.0), FiniteHorizon(1.0))
+    rule = ByKL(LockParams.permanent(1.0), FiniteHorizon(1.0))
     kl = row(0.02, 0.2, 0.02, 0.02)
     assert rule.lock(state(10, kl=kl)).tolist() == [[False, False, False, False]]
     assert rule.lock(state(13, kl=kl)).tolist() == [[True, False, True, True]]
@@ -50,8 +50,8 @@ def test_tested_rows_are_visible_candidates_with_a_posterior_before() -> None:
         age=row(1, 1, 0, 2),
         given=row(False, False, False, True),
     )
-    assert ByKL(LockParams()).tested(now).tolist() == [[True, False, False, True]]
-    assert ByKL(LockParams(prompt_lock_step=2)).tested(now).tolist() == [[True, False, False, False]]
+    assert ByKL(LockParams.permanent()).tested(now).tolist() == [[True, False, False, True]]
+    assert ByKL(LockParams(prompt_lock_step=2, refresh=None)).tested(now).tolist() == [[True, False, False, False]]
     assert not AfterOneStep().tested(now).any()
 
 
@@ -94,14 +94,14 @@ BY_KL = Unlocking(by="kl", threshold=0.1, period=4, min_locked=2, cool_down=3, s
 
 
 def test_a_probe_takes_only_what_has_been_locked_for_long() -> None:
-    policy = UnlockOnDrift(LockParams(), BY_KL)
+    policy = UnlockOnDrift(LockParams.permanent(), BY_KL)
     now = state(8, locked=row(True, True, True, False), locked_at=row(2, 5, 6, 0))
     assert policy.refresh(now).tolist() == [[True, True, False, False]]
     assert not policy.refresh(state(7, locked=now.locked, locked_at=now.locked_at)).any()
 
 
 def test_unlocking_rests_and_then_is_stricter() -> None:
-    policy = UnlockOnDrift(LockParams(kl_threshold=0.2), BY_KL)
+    policy = UnlockOnDrift(LockParams.permanent(0.2), BY_KL)
     some = row(True, True, False, False)
     # Step 1 locks two rows, whose posteriors are kept.
     assert policy.lock(state(1, candidates=some)).equal(some)
@@ -123,7 +123,7 @@ def test_unlocking_rests_and_then_is_stricter() -> None:
 
 
 def test_under_a_gate_only_unsure_rows_unlock() -> None:
-    lock = LockParams(confidence_percentile=0)
+    lock = LockParams(confidence_percentile=0, refresh=None)
     by_drift = Unlocking(by="drift", threshold=0.1, period=4, min_locked=2)
     moved = drift(keys_frozen=row(0.5, 0.5, 0.05, torch.nan), values_frozen=row(0.0, 0.0, 0.0, torch.nan))
     locked = row(True, True, True, False)
@@ -135,7 +135,7 @@ def test_under_a_gate_only_unsure_rows_unlock() -> None:
     policy.lock(now)
     assert policy.unlock(now).tolist() == [[True, False, False, False]]
     # Without a gate how sure it is does not matter.
-    policy = UnlockOnDrift(LockParams(), by_drift)
+    policy = UnlockOnDrift(LockParams.permanent(), by_drift)
     policy.refresh(now)
     policy.lock(now)
     assert policy.unlock(now).tolist() == [[True, True, False, False]]
@@ -151,6 +151,6 @@ def test_posteriors_that_are_compared_cost_head_rows() -> None:
     locked = row(True, False, False, False)
     now = state(4, locked=locked, locked_at=locked.int(), candidates=~locked, kl=row(torch.inf, 0.1, 0.1, 0.1))
     for unlocking, probed in ((BY_KL, True), (Unlocking(by="drift", threshold=0.1, period=4, min_locked=2), False)):
-        policy = UnlockOnDrift(LockParams(), unlocking)
+        policy = UnlockOnDrift(LockParams.permanent(), unlocking)
         policy.refresh(now)
         assert policy.tested(now).tolist() == [[probed, True, True, True]]

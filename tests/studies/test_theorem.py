@@ -123,7 +123,7 @@ def test_steps_that_rise_are_counted() -> None:
 
 def test_a_contraction_is_recovered_from_logits() -> None:
     run = planted()
-    found = lock_steps(run, LockParams(kl_threshold=1e-3))
+    found = lock_steps(run, LockParams.permanent(1e-3))
     numbers = summarise(locked_rows(run, found), delta=0.05, epsilon=1e-3)
     assert numbers["rows"] == 40
     assert numbers["rho_median"] == pytest.approx(RHO, abs=0.01)
@@ -138,7 +138,7 @@ def test_a_contraction_is_recovered_from_logits() -> None:
 
 def test_jumps_break_the_assumption_but_not_the_telescoped_sum() -> None:
     run = planted(jump=0.1)
-    numbers = summarise(locked_rows(run, lock_steps(run, LockParams())), delta=0.05, epsilon=5e-4)
+    numbers = summarise(locked_rows(run, lock_steps(run, LockParams.permanent())), delta=0.05, epsilon=5e-4)
     assert numbers["rising_steps"] > 0.05
     assert numbers["a2_holds"] < 0.5
     assert numbers["tv_sum_coverage"] == 1
@@ -157,7 +157,7 @@ def test_log_softmax_is_lipschitz_with_sqrt_two() -> None:
 
 def test_uncertainty_bins_and_ages_cover_every_row() -> None:
     run = planted()
-    rows = locked_rows(run, lock_steps(run, LockParams(kl_threshold=1e-3)))
+    rows = locked_rows(run, lock_steps(run, LockParams.permanent(1e-3)))
     table = by_uncertainty(rows, 200)
     assert sum(row["rows"] for row in table) == len(rows)
     for row in table:

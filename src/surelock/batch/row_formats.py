@@ -9,7 +9,7 @@ from typing import Any, Final
 from surelock.batch.task import OPENAI_COLUMNS, Defaults, Failure, Form, Row, Task, check_name
 from surelock.errors import ParameterError, PromptError, shown
 from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
-from surelock.params import LockParams, SamplingParams
+from surelock.params import LOCK_FIELDS_WITH_NONE, LockParams, SamplingParams
 from surelock.text.prompts import CANVAS_KEY, TOKEN_IDS_KEY, Prompt
 
 
@@ -216,7 +216,7 @@ def sampling_params(given: Mapping[str, Any], defaults: SamplingParams, *, seed:
 
     Args:
         given: some of `PARAMETERS`; null is not given. `stop` may be one string; `lock` is an object whose missing
-            fields are the default's, or false for no locking.
+            fields are the default's and whose null gate, prompt rule and refresh are none, or false for no locking.
         seed: of a row that gives none.
 
     Raises:
@@ -243,5 +243,5 @@ def _lock_params(value: object, default: LockParams | None) -> LockParams | None
             raise ParameterError(
                 f"lock has the unknown field {shown(name)}{suggestion(str(name), _LOCK_FIELDS)} ({known})"
             )
-    given = {name: own for name, own in value.items() if own is not None}
+    given = {name: own for name, own in value.items() if own is not None or name in LOCK_FIELDS_WITH_NONE}
     return replace(default or LockParams(), **given)

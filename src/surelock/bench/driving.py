@@ -182,7 +182,7 @@ def held_ms(
     num_each = max(1, min([num_steps, *(num - NUM_WARM_UP_STEPS - 1 for num in masks)]))
     jobs = []
     for index, (hold, num) in enumerate(zip(holds, masks, strict=True)):
-        lock = LockParams(kl_threshold=float(hold.num_rows))
+        lock = LockParams.permanent(float(hold.num_rows))
         prompt = subject.prompt(index, hold.num_positions - num)
         jobs.append(Job(prompt, SamplingParams(max_tokens=num, lock=lock)))
     return _point_ms(driver, lambda num: jobs, num_each, num_steps, seconds)

@@ -37,7 +37,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DefaultSchedule:
-    """Close to what the default rule leaves on trained weights: the masks, and eight tokens that have just settled."""
+    """Close to what permanent locks leave on trained weights: the masks, and eight tokens that have just settled."""
 
     def rows(self, step: Tensor, num_prompt: Tensor, num_generated: Tensor) -> Tensor:
         """See `Schedule.rows`."""

@@ -27,7 +27,7 @@ class Subject:
 
     Attributes:
         weights: "trained" or "random".
-        lock: parameters of the locked side.
+        lock: parameters of the locked side; under a script, which is of rows that only fall, without a refresh.
         rule: in place of the engine's own; None for that.
         text_ids: token ids that prompts are cut from; None for random ids.
         facts: what a result file says about model, weights, prompts and locks.
@@ -85,7 +85,7 @@ def random_subject(shape: str, schedule: str, *, device: torch.device, dtype: to
     model = random_model(shape, device=device, dtype=dtype)
     return Subject(
         model=model,
-        lock=LockParams(),
+        lock=LockParams.permanent(),
         rule=ScriptedLock(make_schedule(schedule, device)),
         text_ids=None,
         facts={

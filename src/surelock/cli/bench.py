@@ -44,7 +44,7 @@ class BenchOptions:
     schedule: Annotated[
         Schedule | None,
         option(
-            "Script the locks follow on random weights: default (what the default rule leaves on trained weights) "
+            "Script the locks follow on random weights: default (what permanent locks leave on trained weights) "
             "or paper (Figure 2 of the paper).",
             "Model",
             default="default",

@@ -100,8 +100,8 @@ def calibrate(
     """Find the largest KL threshold with a bounded risk that a locked posterior moves afterwards, and store it.
 
     The risk that is bounded is that of runs without locks; on the held-out prompts it is measured in runs with locks as
-    well. `--calibrated` of the other commands and `LockParams.calibrated()` use what is stored. Exit code 1 if no
-    threshold passes: nothing is stored then.
+    well, in which they are permanent unless --refresh says otherwise. `--calibrated` of the other commands and
+    `LockParams.calibrated()` use what is stored. Exit code 1 if no threshold passes: nothing is stored then.
     """
     refuse(
         "contradicts calibrate, which finds the threshold; leave it out",
@@ -114,8 +114,9 @@ def calibrate(
         max_tokens = QUICK_TOKENS
         source = replace(source, num_prompts=source.num_prompts or QUICK_PROMPTS, prompt_tokens=QUICK_TOKENS)
     params = decoding.params(max_tokens)
-    rule = params.lock
-    assert rule is not None
+    assert params.lock is not None
+    # The bound is of posteriors at their lock, which know of no refresh: there is one only where it was asked for.
+    rule = replace(params.lock, refresh=decoding.lock.refresh)
     if report is not None:
         # Late, like all that brings torch.
         from surelock.measure.figure import check_plots

@@ -83,7 +83,7 @@ def explain(
 
 def rule_name(rule: LockParams) -> str:
     """A name the rule has, or what is special about it."""
-    rules = {"default": LockParams(), "careful": LockParams.careful(), "paper": LockParams.paper()}
+    rules = {"default": LockParams(), "permanent": LockParams.permanent(), "paper": LockParams.paper()}
     for name, known in rules.items():
         if rule == known:
             return name

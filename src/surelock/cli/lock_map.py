@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES: Final = (".png", ".svg")
-MASKED, ACTIVE, LOCKED = range(3)
+MASKED, ACTIVE, REFRESHED, LOCKED = range(4)
 
-_COLOURS: Final = {MASKED: "#e8e6e1", ACTIVE: "#f0a03c", LOCKED: "#23466e"}
-_LABELS: Final = {MASKED: "computed as [MASK]", ACTIVE: "computed as a token", LOCKED: "locked, not computed"}
+_COLOURS: Final = {MASKED: "#e8e6e1", ACTIVE: "#f0a03c", REFRESHED: "#7f9dc4", LOCKED: "#23466e"}
+_LABELS: Final = {
+    MASKED: "computed as [MASK]",
+    ACTIVE: "computed as a token",
+    REFRESHED: "locked, refreshed",
+    LOCKED: "locked, not computed",
+}
 _INK: Final = "#2b2b2b"
 _QUIET_INK: Final = "#7a7a7a"
 
@@ -29,7 +34,7 @@ _QUIET_INK: Final = "#7a7a7a"
 class LockMapRecorder:
     """Keeps the state of every position at the start of every step, and draws it.
 
-    The area that is not locked is the work done: its share of the picture is the active ratio.
+    The area that is not dark is the work done: its share of the picture is the active ratio.
 
     Raises:
         ParameterError: the suffix is not one of `SUFFIXES`, the path cannot be written, or matplotlib is missing.
@@ -67,10 +72,13 @@ class LockMapRecorder:
 
 
 def states_before(update: StepUpdate) -> bytes:
-    """State of each position at the start of the step, one byte each: MASKED, ACTIVE or LOCKED."""
+    """State of each position at the start of the step, one byte each: MASKED, ACTIVE, REFRESHED or LOCKED."""
     committed, locked_now = set(update.committed), set(update.locked_now)
+    # A refresh computes all that are locked.
+    num_active = len(update.locked) - sum(update.locked) + len(locked_now)
+    frozen = REFRESHED if update.active_rows > num_active else LOCKED
     return bytes(
-        LOCKED
+        frozen
         if locked and position not in locked_now
         else MASKED
         if token_id is None or position in committed
@@ -101,7 +109,7 @@ def draw_lock_map(rows: Sequence[bytes], num_prompt: int) -> Figure:
     canvas_axes, rows_axes = figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
     canvas_axes.imshow(
         states,
-        cmap=ListedColormap([_COLOURS[state] for state in (MASKED, ACTIVE, LOCKED)]),
+        cmap=ListedColormap([_COLOURS[state] for state in _LABELS]),
         vmin=MASKED,
         vmax=LOCKED,
         aspect="auto",
@@ -117,7 +125,7 @@ def draw_lock_map(rows: Sequence[bytes], num_prompt: int) -> Figure:
 
     edges = np.repeat(np.arange(num_steps + 1), 2)[1:-1] + 0.5
     left = np.zeros(2 * num_steps)
-    for state in (ACTIVE, MASKED):
+    for state in (REFRESHED, ACTIVE, MASKED):
         right = left + np.repeat((states == state).mean(axis=1), 2)
         rows_axes.fill_betweenx(edges, left, right, color=_COLOURS[state], linewidth=0)
         left = right
@@ -138,9 +146,9 @@ def draw_lock_map(rows: Sequence[bytes], num_prompt: int) -> Figure:
         f"active ratio {ratio:.3f}: {saved}", x=0.012, ha="left", fontsize=13, fontweight="bold", color=_INK
     )
     figure.legend(
-        handles=[Patch(facecolor=_COLOURS[state], label=_LABELS[state]) for state in (MASKED, ACTIVE, LOCKED)],
+        handles=[Patch(facecolor=_COLOURS[state], label=label) for state, label in _LABELS.items()],
         loc="outside lower left",
-        ncols=3,
+        ncols=4,
         frameon=False,
         fontsize=9,
         labelcolor=_INK,

@@ -92,7 +92,7 @@ def root(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", metavar="", help="Show the version and exit.")] = False,
 ) -> None:
-    """Decode masked diffusion language models without computing a converged token twice."""
+    """Decode masked diffusion language models without computing a converged token in every step."""
     if show_version:
         typer.echo(f"surelock {version('surelock')}")
         raise typer.Exit

@@ -185,8 +185,8 @@ class LockOptions:
     refresh: Annotated[
         int | None,
         typer.Option(
-            help="Compute locked positions once more in every step that is a multiple of this.",
-            show_default="never",
+            help="Compute locked positions once more in every step that is a multiple of this; 0: never.",
+            show_default="6",
             rich_help_panel=LOCK_PANEL,
         ),
     ] = None
@@ -208,16 +208,16 @@ class LockOptions:
         typer.Option(
             "--paper",
             metavar="",
-            help="The paper's literal rule: --confidence-percentile 20 --min-visible-steps 0.",
+            help="The paper's literal rule: --confidence-percentile 20 --min-visible-steps 0 --refresh 0.",
             rich_help_panel=LOCK_PANEL,
         ),
     ] = False
-    careful: Annotated[
+    permanent: Annotated[
         bool,
         typer.Option(
-            "--careful",
+            "--permanent",
             metavar="",
-            help="Lose no answers that can be seen, for a quarter more rows: --refresh 6.",
+            help="Never compute a locked position again: a fifth fewer rows, a point fewer answers; --refresh 0.",
             rich_help_panel=LOCK_PANEL,
         ),
     ] = False
@@ -238,9 +238,9 @@ class LockOptions:
             ParameterError: two options contradict each other, one has no effect, a value is out of its limits, or the
                 model has no calibration.
         """
-        presets = ("no_lock", "paper", "careful", "calibrated")
+        presets = ("no_lock", "paper", "permanent", "calibrated")
         rule = (field.name for field in fields(self) if field.name not in presets)
-        # By identity: a threshold of 0.0 is given, and equal to False.
+        # By identity: a threshold of 0.0 and a refresh of 0 are given, and equal to False.
         given = {name: value for name in rule if (value := getattr(self, name)) is not None and value is not False}
         for preset in ("calibrated", "no_lock"):
             if getattr(self, preset):
@@ -250,12 +250,12 @@ class LockOptions:
             return LockParams.calibrated(_folder(model))
         if self.no_lock:
             return None
-        if self.careful:
-            self._refuse(["paper"] if self.paper else [], "--careful", "leave one of them out")
+        if self.permanent:
+            self._refuse(["paper"] if self.paper else [], "--permanent", "leave one of them out")
             self._refuse(
-                ["refresh"] if "refresh" in given else [], "--careful", "--careful fixes it: leave one of them out"
+                ["refresh"] if "refresh" in given else [], "--permanent", "--permanent fixes it: leave one of them out"
             )
-            given = {**LOCK_PRESETS["careful"], **given}
+            given = {**LOCK_PRESETS["permanent"], **given}
         if self.paper:
             fixed = ("confidence_percentile", "min_visible_steps", "kl_both_visible", "prompt_lock_step", "refresh")
             self._refuse(

@@ -16,7 +16,7 @@ NUM_ADMISSIONS_BEFORE_RAISE: Final = 64
 class Scheduler:
     """First come, first served, by slots, rows and positions of keys and values.
 
-    What locking frees, the next request uses: `Request.num_rows` of the running requests adds up to at most
+    What permanent locks free, the next request uses: `Request.num_rows` of the running requests adds up to at most
     max_rows, or one request runs alone. Every request that is added must fit into the pool when it is empty.
 
     Args:

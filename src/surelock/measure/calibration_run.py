@@ -93,7 +93,7 @@ def run_calibration(
         canvases: prompt parts; a third of them is held out.
         params: how they are decoded; its lock is not used. Its seed, or 0, also splits them, and with a prompt's number
             added it is that prompt's.
-        rule: its threshold is not used.
+        rule: its threshold is not used. Its refresh changes the locked run alone, never the choice.
 
     Raises:
         ParameterError: there are too few prompts for the risk.

@@ -13,15 +13,15 @@ from surelock.params import LockParams
 NO_LOCK: Final = "none"
 DEFAULT_RULES: Final = (NO_LOCK, "default", "paper")
 # Taken apart, the paper's rule is `literal` and the confidence gate. `patient` asks for one visible forward more than
-# the default, `always` for no stability at all.
+# `permanent`, `always` for no stability at all. Of them the default alone has a refresh.
 _MAKERS: Final[Mapping[str, Callable[..., LockParams]]] = MappingProxyType(
     {
         "default": LockParams,
-        "careful": LockParams.careful,
+        "permanent": LockParams.permanent,
         "paper": LockParams.paper,
-        "literal": partial(LockParams, min_visible_steps=0),
-        "patient": partial(LockParams, min_visible_steps=2),
-        "always": partial(LockParams, kl_threshold=1e9),
+        "literal": partial(LockParams, min_visible_steps=0, refresh=None),
+        "patient": partial(LockParams, min_visible_steps=2, refresh=None),
+        "always": partial(LockParams, kl_threshold=1e9, refresh=None),
     }
 )
 

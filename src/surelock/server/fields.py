@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from surelock.errors import shown
 from surelock.openai_fields import IGNORED, NEUTRAL, asks_for_nothing, suggestion
+from surelock.params import LOCK_FIELDS_WITH_NONE
 from surelock.server.errors import ApiError
 from surelock.server.schemas import LockFields, StreamOptions
 
@@ -22,7 +23,7 @@ _NESTED: Final[Mapping[str, type[BaseModel]]] = {"lock": LockFields, "stream_opt
 
 
 def check_fields(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `value` that the model has; null means not given.
+    """The fields of `value` that the model has; null means not given, but for those of a lock that may be none.
 
     Raises:
         ApiError: 400, `unsupported_parameter` or `unknown_parameter`.
@@ -32,7 +33,7 @@ def check_fields(model: type[BaseModel], value: Mapping[str, Any]) -> dict[str, 
         if name in model.model_fields:
             if isinstance(given, dict) and name in _NESTED:
                 known[name] = check_fields(_NESTED[name], given)
-            elif given is not None:
+            elif given is not None or (model is LockFields and name in LOCK_FIELDS_WITH_NONE):
                 known[name] = given
         elif name in NEUTRAL:
             _check_neutral(name, given)

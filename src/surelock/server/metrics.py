@@ -26,7 +26,7 @@ class Metrics:
         build.info({"version": version("surelock"), "model": model})
         self.running = Gauge("surelock_requests_running", "Choices in the batch.", registry=registry)
         self.waiting = Gauge("surelock_requests_waiting", "Choices that wait for a slot.", registry=registry)
-        self.rows = Gauge("surelock_attention_rows_active", "Rows of the next step, at most.", registry=registry)
+        self.rows = Gauge("surelock_attention_rows_active", "Rows of the next step.", registry=registry)
         self.heartbeat = Gauge(
             "surelock_engine_heartbeat_timestamp_seconds", "When the engine's thread last moved.", registry=registry
         )

@@ -53,7 +53,7 @@ class RecordingEngine:
     """Wraps an engine; for one thread at a time, except for the counts, which any may read.
 
     Attributes:
-        num_rows: positions that the running requests compute in a step, at most.
+        num_rows: rows of the next step of the running requests, not the room they keep.
         num_restarts: requests that began again because memory ran out.
     """
 
@@ -99,7 +99,8 @@ class RecordingEngine:
         return [self._recorded(snapshot) for snapshot in told]
 
     def _count_rows(self) -> None:
-        self.num_rows = sum(request.num_rows for request in self._records if request.slot is not None)
+        running = (request for request in self._records if request.slot is not None)
+        self.num_rows = sum(request.num_next * request.num_streams for request in running)
 
     def _recorded(self, snapshot: Snapshot) -> Snapshot:
         request = snapshot.request

@@ -32,9 +32,10 @@ def sampling_params(request: GenerationRequest, *, max_tokens: int, index: int =
 
 def lock_params(request: GenerationRequest) -> LockParams | None:
     """The rule that `preset` and `lock` ask for; None: no locking."""
-    given: dict[str, Any] = request.lock.model_dump(exclude_none=True) if isinstance(request.lock, LockFields) else {}
+    # `check_fields` has left out nulls that mean nothing.
+    given: dict[str, Any] = request.lock.model_dump(exclude_unset=True) if isinstance(request.lock, LockFields) else {}
     if request.lock is False or request.preset == "off":
-        if given:
+        if any(value is not None for value in given.values()):
             raise bad_request('lock has values and preset is "off"; leave one of them out', "lock")
         return None
     return LockParams(**{**LOCK_PRESETS[request.preset], **given})

@@ -65,7 +65,10 @@ class Strict(BaseModel):
 
 
 class LockFields(Strict):
-    """See `LockParams`; what is left out comes from `preset`."""
+    """See `LockParams`; what is left out comes from `preset`.
+
+    Null is no gate, no prompt rule and no refresh; for the other fields it is left out.
+    """
 
     kl_threshold: Annotated[Number, Field(ge=-1e9, le=1e9)] | None = None
     confidence_percentile: Annotated[Number, Field(ge=0, le=100)] | None = None
@@ -73,7 +76,7 @@ class LockFields(Strict):
     min_visible_steps: Annotated[int, Field(ge=0, le=MAX_STEPS), INTEGRAL] | None = None
     kl_both_visible: bool | None = None
     prompt_lock_step: Annotated[int, Field(ge=1, le=MAX_STEPS), INTEGRAL] | None = None
-    refresh: Annotated[int, Field(ge=1, le=MAX_STEPS), INTEGRAL] | None = None
+    refresh: Annotated[int, Field(ge=0, le=MAX_STEPS), INTEGRAL] | None = None
     allow_noise_eps: bool | None = None
 
 
@@ -92,7 +95,7 @@ class GenerationRequest(Strict):
     rules: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {
             "anyOf": [
-                {"properties": {"preset": {"enum": ["default", "paper", None]}}},
+                {"properties": {"preset": {"enum": ["default", "permanent", "paper", None]}}},
                 {"properties": {"lock": {"type": ["boolean", "null"]}}},
                 {"properties": {"lock": {"type": "object", "additionalProperties": {"type": "null"}}}},
             ]
@@ -117,7 +120,7 @@ class GenerationRequest(Strict):
     cfg_scale: Annotated[Number, Field(ge=0, le=100)] = 0.0
     unmasking: Unmasking = "low_confidence"
     ignore_eos: bool = False
-    preset: Literal["default", "careful", "paper", "off"] = "default"
+    preset: Literal["default", "permanent", "paper", "off"] = "default"
     lock: LockFields | bool = LockFields()
     diffusing: bool = False
     mask_char: Annotated[str, Field(min_length=1, max_length=1, json_schema_extra={"pattern": _SEEN})] = "░"

@@ -15,7 +15,7 @@ from tests.tiny import MASK, tiny_model
 PROMPTS = [[1, 2, 3], [4, 5, 6]]
 PARAMS = SamplingParams(max_tokens=10)
 NEVER = LockParams(kl_threshold=-1.0)
-LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0)
+LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=None)
 
 
 def test_a_rule_that_never_locks_changes_nothing_at_all() -> None:
