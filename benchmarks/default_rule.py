@@ -31,12 +31,12 @@ from rule_decoding import NUM_PROMPT, Job, Rule, Run, Worker, Workload
 
 from surelock import LockParams
 from surelock.measure.judge import perplexity
-from surelock.measure.result_files import csv_table
 from surelock.measure.statistics import mcnemar, paired_difference
 from surelock.measure.task_eval import evaluation_problems
 from surelock.measure.tasks import Problem
 from surelock.measure.text.intervals import perplexity_ratio
 from surelock.results.environment import environment
+from surelock.results.tables import csv_table
 
 TASKS: Final = (
     "add", "sub", "sort", "seq", "spell", "count", "weekday", "logic", "unit", "json", "table", "story", "shop", "code",

@@ -116,7 +116,7 @@ def test_failed_drawing_leaves_the_old_picture(tmp_path: Path, monkeypatch: pyte
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("surelock.measure.figure.image", fail)
+    monkeypatch.setattr("surelock.results.figures.image", fail)
     with pytest.raises(OSError, match="No space left"):
         recorder.save()
     assert path.read_bytes() == b"old"

@@ -6,7 +6,7 @@ This is the only module here that knows how an engine is made, warmed up and wai
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -22,12 +22,9 @@ from surelock.errors import NonFiniteLogitsError
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
 
-# Steps before the clock starts: the first computes everything, and a captured step is sized by what the host knew two
-# steps before.
+# Steps before the clock starts: the first computes everything, and the next ones may capture graphs.
 NUM_WARM_UP_STEPS = 4
 NUM_TIMED_STEPS = 32
-# Where steps are long, so few say what one takes.
-LEAST_TIMED_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +59,10 @@ class Driver:
 
     def warm_up(self, jobs: Sequence[Job], num_rows: int) -> None:
         """Allocate memory for jobs of these sizes, and capture forwards of up to num_rows rows."""
-        self.allocate(jobs)
-        self.engine.warm_up(num_rows)
-
-    def allocate(self, jobs: Sequence[Job]) -> None:
-        """Allocate memory for jobs of these sizes; the first step of each size captures its own graph."""
         requests = self.start(jobs)
         self.engine.step(watched=False)
         self.drop(requests)
+        self.engine.warm_up(num_rows)
 
     @property
     def captures(self) -> bool:
@@ -134,29 +127,17 @@ def run_to_end(driver: Driver, jobs: Sequence[Job]) -> WholeRun:
     return WholeRun(requests, seconds, marks)
 
 
-def steady_ms(
-    driver: Driver,
-    subject: Subject,
-    num_requests: int,
-    num_positions: int,
-    num_masked: float,
-    *,
-    seconds: float | None = None,
-) -> float:
+def steady_ms(driver: Driver, subject: Subject, num_requests: int, num_positions: int, num_masked: float) -> float:
     """Median milliseconds of a step without locks over canvases of which num_masked are masked, on average.
 
-    At least `NUM_TIMED_STEPS` steps are timed, in runs as long as the masks last; fewer, but `LEAST_TIMED_STEPS`, if
-    that would take more than so many seconds.
+    `NUM_TIMED_STEPS` steps or more are timed, in runs as long as the masks last.
     """
-    num_most = max(1, min(NUM_TIMED_STEPS, int(2 * num_masked) - 2 * NUM_WARM_UP_STEPS - 1))
-
-    def jobs(num_steps: int) -> list[Job]:
-        num_first = round(num_masked + (num_steps - 1) / 2) + NUM_WARM_UP_STEPS
-        assert num_first <= num_positions
-        params = SamplingParams(max_tokens=num_first, lock=None)
-        return [Job(subject.prompt(i, num_positions - num_first), params) for i in range(num_requests)]
-
-    return _point_ms(driver, jobs, num_most, NUM_TIMED_STEPS, seconds)
+    num_steps = max(1, min(NUM_TIMED_STEPS, int(2 * num_masked) - 2 * NUM_WARM_UP_STEPS - 1))
+    num_first = round(num_masked + (num_steps - 1) / 2) + NUM_WARM_UP_STEPS
+    assert num_first <= num_positions
+    params = SamplingParams(max_tokens=num_first, lock=None)
+    jobs = [Job(subject.prompt(i, num_positions - num_first), params) for i in range(num_requests)]
+    return _median_ms(driver, jobs, num_steps, NUM_TIMED_STEPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +149,11 @@ class Hold:
     num_masked: int
 
 
-def held_ms(
-    driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_steps: int = 16, seconds: float | None = None
-) -> float:
+def held_ms(driver: Driver, subject: Subject, holds: Sequence[Hold], *, num_steps: int = 16) -> float:
     """Median milliseconds of a step that computes the holds' rows.
 
-    The driver's rule must be `HeldRows`, which says whether anything is measured for locking in it. Fewer steps than
-    num_steps are timed at a time if there are not that many masks, and more runs for it; fewer in all, but
-    `LEAST_TIMED_STEPS` if there are that many masks, if that would take more than so many seconds.
+    The driver's rule must be `HeldRows`, which says whether a step measures anything for locking. A run has fewer than
+    num_steps timed steps if there are not that many masks; there are more runs then.
     """
     # The last step of a run never locks and is not like the others.
     masks = [min(hold.num_masked + NUM_WARM_UP_STEPS, hold.num_rows, hold.num_positions - 1) for hold in holds]
@@ -185,7 +163,7 @@ def held_ms(
         lock = LockParams.permanent(float(hold.num_rows))
         prompt = subject.prompt(index, hold.num_positions - num)
         jobs.append(Job(prompt, SamplingParams(max_tokens=num, lock=lock)))
-    return _point_ms(driver, lambda num: jobs, num_each, num_steps, seconds)
+    return _median_ms(driver, jobs, num_each, num_steps)
 
 
 def held_driver(subject: Subject, config: EngineConfig, *, measures: bool = False) -> Driver:
@@ -193,61 +171,11 @@ def held_driver(subject: Subject, config: EngineConfig, *, measures: bool = Fals
     return Driver(subject.model, config, HeldRows(measures))
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How often a step is timed: num_steps after the warm-up of each of num_runs runs."""
-
-    num_steps: int
-    num_runs: int
-
-    @classmethod
-    def most(cls, num_each: int, num_steps: int) -> Effort:
-        """At least num_steps in all, of which a run has at most num_each."""
-        return cls(num_each, -(-num_steps // num_each))
-
-    def within(self, seconds: float, *, least: int, first: float, each: float, num_untimed: int) -> Effort | None:
-        """As much of it as so many seconds allow; None if that is no more than one run of the least steps.
-
-        Args:
-            seconds: for all runs.
-            least: steps of the run that has been timed, which took `first` seconds, warm-up and end included.
-            each: seconds of a step more.
-            num_untimed: runs before the timed ones.
-        """
-        in_a_run = seconds / (1 + num_untimed) - first
-        num_steps = min(self.num_steps, least + int(in_a_run / each)) if in_a_run > 0 else least
-        run = first + (num_steps - least) * each
-        num_runs = max(1, min(-(-self.num_steps * self.num_runs // num_steps), int(seconds / run) - num_untimed))
-        return None if num_steps <= least and num_runs == 1 else Effort(num_steps, num_runs)
-
-
-def _point_ms(
-    driver: Driver, jobs: Callable[[int], Sequence[Job]], num_each: int, num_steps: int, seconds: float | None
-) -> float:
-    """Median over runs of the jobs for so many steps; how many are timed depends on what the first few take."""
-    effort = Effort.most(num_each, num_steps)
-    if seconds is not None:
-        least = min(LEAST_TIMED_STEPS, num_each)
-        few = jobs(least)
-        # The first run captures graphs, and on a CPU it is the one that starts threads and touches the weights.
-        _timed_run(driver, few, least)
-        start = time.perf_counter()
-        found = _timed_run(driver, few, least)
-        first = time.perf_counter() - start
-        allowed = effort.within(
-            seconds, least=least, first=first, each=found / 1000, num_untimed=1 if driver.captures else 0
-        )
-        if allowed is None:
-            return found
-        effort = allowed
-    return _median_ms(driver, jobs(effort.num_steps), effort.num_steps, effort.num_runs)
-
-
-def _median_ms(driver: Driver, jobs: Sequence[Job], num_steps: int, num_runs: int) -> float:
-    """Median over runs of the jobs of the mean milliseconds of num_steps steps after the warm-up."""
+def _median_ms(driver: Driver, jobs: Sequence[Job], num_each: int, num_steps: int) -> float:
+    """Median over runs of the jobs, of num_each timed steps each, until num_steps steps are timed."""
     if driver.captures:
-        _timed_run(driver, jobs, num_steps)
-    return median(_timed_run(driver, jobs, num_steps) for _ in range(num_runs))
+        _timed_run(driver, jobs, num_each)
+    return median(_timed_run(driver, jobs, num_each) for _ in range(-(-num_steps // num_each)))
 
 
 def _timed_run(driver: Driver, jobs: Sequence[Job], num_steps: int) -> float:

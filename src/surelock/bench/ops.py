@@ -31,18 +31,23 @@ METHOD: Final = (
     "difference to the plain reference."
 )
 
-Outputs = tuple[Tensor, ...]
+# A tensor, or a tuple of some.
+_Outputs = Any
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One op at one size. `chosen` is what the engine runs; `reference`, its plain twin, is None where that is it."""
+    """One op at one size.
+
+    `chosen` is what the engine runs. `reference` is the plain implementation of an op that has a fused one; it is only
+    run where the engine runs the fused one.
+    """
 
     op: str
-    chosen: Callable[[], Outputs]
-    reference: Callable[[], Outputs] | None
+    chosen: Callable[[], _Outputs]
     num_bytes: int
-    flops: int
+    flops: int = 0
+    reference: Callable[[], _Outputs] | None = None
 
 
 @torch.inference_mode()
@@ -82,7 +87,7 @@ def _measure(case: _Case, subject: Subject, num_rows: int, limits: Limits) -> Ro
     reference_seconds, difference = None, None
     if case.reference is not None:
         # The first call: some ops overwrite their input.
-        pairs = zip(case.chosen(), case.reference(), strict=True)
+        pairs = zip(_tensors(case.chosen()), _tensors(case.reference()), strict=True)
         difference = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
         reference_seconds = best_seconds(case.reference, subject.device, captured=False)
     seconds = best_seconds(case.chosen, subject.device)
@@ -101,6 +106,10 @@ def _measure(case: _Case, subject: Subject, num_rows: int, limits: Limits) -> Ro
     }
 
 
+def _tensors(outputs: _Outputs) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
 class _Sizes:
     """Random inputs of one number of rows, in the model's type and on its device."""
 
@@ -109,7 +118,6 @@ class _Sizes:
         self.config = subject.config
         self.num_rows = num_rows
         self.num_positions = num_positions
-        self.num_requests = -(-num_rows // num_positions)
         self.is_fast = is_fast(subject.device)
         self._generator = torch.Generator(subject.device).manual_seed(0)
 
@@ -123,13 +131,21 @@ class _Sizes:
         parameter: Tensor = self.model.get_parameter(f"layers.0.{name}")
         return parameter
 
+    def hidden(self) -> Tensor:
+        """Rows of the model's width."""
+        return self.random(self.num_rows, self.config.hidden_size)
+
+    def twin(self, reference: Callable[[], _Outputs]) -> Callable[[], _Outputs] | None:
+        """The plain implementation, where the engine runs the fused one."""
+        return reference if self.is_fast else None
+
 
 def _num_bytes(*tensors: Tensor) -> int:
     return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
 
 
 def _products(sizes: _Sizes) -> list[_Case]:
-    """The matrix products of a layer; torch's own, with no twin."""
+    """The matrix products of a layer, which torch computes in either case."""
     cases = []
     for name in ("qkv", "attn_out", "gate_up", "down"):
         weight = sizes.weight(f"{name}.weight")
@@ -137,134 +153,90 @@ def _products(sizes: _Sizes) -> list[_Case]:
         out = x.new_empty((sizes.num_rows, weight.shape[0]))
         shape = f"{weight.shape[1]}x{weight.shape[0]}"
         flops = 2 * sizes.num_rows * weight.numel()
-        run = partial(_product, x, weight)
-        cases.append(_Case(f"product {name} {shape}", run, None, _num_bytes(x, weight, out), flops))
+        cases.append(_Case(f"product {name} {shape}", partial(F.linear, x, weight), _num_bytes(x, weight, out), flops))
     return cases
 
 
-def _product(x: Tensor, weight: Tensor) -> Outputs:
-    return (F.linear(x, weight),)
-
-
 def _add_norm(sizes: _Sizes) -> list[_Case]:
-    x, delta = (
-        sizes.random(sizes.num_rows, sizes.config.hidden_size),
-        sizes.random(sizes.num_rows, sizes.config.hidden_size),
-    )
-    weight, eps = sizes.weight("attn_norm.weight"), sizes.config.norm_eps
-    return [
-        _Case(
-            "add_norm",
-            lambda: add_norm.add_norm(x, delta, weight, eps),
-            (lambda: add_norm.reference(x, delta, weight, eps)) if sizes.is_fast else None,
-            _num_bytes(x, delta, x, x),
-            0,
-        )
-    ]
+    x = sizes.hidden()
+    inputs = x, sizes.hidden(), sizes.weight("attn_norm.weight"), sizes.config.norm_eps
+    twin = sizes.twin(partial(add_norm.reference, *inputs))
+    return [_Case("add_norm", partial(add_norm.add_norm, *inputs), 4 * _num_bytes(x), reference=twin)]
 
 
 def _swiglu(sizes: _Sizes) -> list[_Case]:
     gate_up = sizes.random(sizes.num_rows, 2 * sizes.config.intermediate_size)
-    return [
-        _Case(
-            "swiglu",
-            lambda: (swiglu.swiglu(gate_up),),
-            (lambda: (swiglu.reference(gate_up),)) if sizes.is_fast else None,
-            _num_bytes(gate_up) * 3 // 2,
-            0,
-        )
-    ]
+    twin = sizes.twin(partial(swiglu.reference, gate_up))
+    return [_Case("swiglu", partial(swiglu.swiglu, gate_up), _num_bytes(gate_up) * 3 // 2, reference=twin)]
 
 
 def _rope_store(sizes: _Sizes) -> list[_Case]:
-    config, device = sizes.config, sizes.model.device
+    config = sizes.config
     qkv = sizes.random(sizes.num_rows, config.query_size + 2 * config.kv_size)
-    row = torch.arange(sizes.num_rows, device=device)
+    row = torch.arange(sizes.num_rows, device=sizes.model.device)
     rotation = sizes.model.rotation(row % sizes.num_positions)
-    shape = (sizes.num_rows, config.num_kv_heads, config.head_dim)
 
-    def case(op: Callable[..., Tensor], qkv: Tensor) -> Callable[[], Outputs]:
-        keys, values = qkv.new_zeros(shape), qkv.new_zeros(shape)
+    def case(op: Callable[..., Tensor], qkv: Tensor) -> Callable[[], _Outputs]:
+        keys, values = (qkv.new_zeros((sizes.num_rows, config.num_kv_heads, config.head_dim)) for _ in range(2))
         return lambda: (op(qkv, *rotation, row, keys, values), keys, values)
 
-    # Rotated in place by a fused kernel: each side has its own copy, and rotations keep the numbers' size.
-    return [
-        _Case(
-            "rope_store",
-            case(rope_store.rope_store, qkv.clone()),
-            case(rope_store.reference, qkv.clone()) if sizes.is_fast else None,
-            _num_bytes(qkv, qkv, *rotation),
-            0,
-        )
-    ]
+    # A fused kernel rotates in place: each side has its own copy, and rotations keep the size of the numbers.
+    chosen, twin = case(rope_store.rope_store, qkv.clone()), sizes.twin(case(rope_store.reference, qkv.clone()))
+    return [_Case("rope_store", chosen, _num_bytes(qkv, qkv, *rotation), reference=twin)]
 
 
 def _row_attention(sizes: _Sizes) -> list[_Case]:
-    config = sizes.config
-    shape = (sizes.num_requests * sizes.num_positions, config.num_kv_heads, config.head_dim)
+    config, num_keys = sizes.config, sizes.num_positions
+    full, rest = divmod(sizes.num_rows, num_keys)
+    counts = [num_keys] * full + [rest] * (rest > 0)
     queries = sizes.random(sizes.num_rows, config.num_heads, config.head_dim)
-    keys, values = sizes.random(*shape), sizes.random(*shape)
-    full, rest = divmod(sizes.num_rows, sizes.num_positions)
-    counts = [sizes.num_positions] * full + [rest] * (rest > 0)
-    num_keys = sizes.num_positions
+    keys, values = (sizes.random(len(counts) * num_keys, config.num_kv_heads, config.head_dim) for _ in range(2))
     spans = Spans.of([RowSpan(i * num_keys, num, num_keys) for i, num in enumerate(counts)], sizes.model.device)
-    has_twin = sizes.is_fast and queries.dtype != torch.float32
+    twin = sizes.twin(partial(row_attention.reference, queries, keys, values, spans))
     return [
         _Case(
             "row_attention",
-            lambda: (row_attention.row_attention(queries, keys, values, spans),),
-            (lambda: (row_attention.reference(queries, keys, values, spans),)) if has_twin else None,
+            partial(row_attention.row_attention, queries, keys, values, spans),
             _num_bytes(queries, keys, values, queries),
-            4 * sizes.num_rows * sizes.num_positions * config.query_size,
+            4 * sizes.num_rows * num_keys * config.query_size,
+            twin if queries.dtype != torch.float32 else None,
         )
     ]
 
 
 def _head_logits(sizes: _Sizes) -> list[_Case]:
-    head, hidden = sizes.model.lm_head, sizes.random(sizes.num_rows, sizes.config.hidden_size)
+    head, hidden = sizes.model.lm_head, sizes.hidden()
     num_bytes = _num_bytes(head.weight, hidden) + 4 * sizes.num_rows * head.vocab_size
     flops = 2 * sizes.num_rows * head.weight.numel()
-    return [_Case("head_logits", lambda: (head_logits(hidden, head),), None, num_bytes, flops)]
+    return [_Case("head_logits", partial(head_logits, hidden, head), num_bytes, flops)]
 
 
 def _token_stats(sizes: _Sizes) -> list[_Case]:
     """Greedy choice, as it is without a temperature."""
-    num, device = sizes.num_rows, sizes.model.device
-    logits = sizes.random(num, sizes.model.lm_head.vocab_size)
-    zeros = torch.zeros(num, dtype=torch.int64, device=device)
+    logits = sizes.random(sizes.num_rows, sizes.model.lm_head.vocab_size)
+    zeros = torch.zeros(sizes.num_rows, dtype=torch.int64, device=sizes.model.device)
 
-    def case(op: Callable[..., TokenStats]) -> Callable[[], Outputs]:
+    def case(op: Callable[..., TokenStats]) -> Callable[[], _Outputs]:
         mask_token_id = sizes.config.mask_token_id
         return lambda: op(
             logits, mask_token_id=mask_token_id, allow_mask=zeros.bool(), temperature=zeros.double(), key=zeros,
             may_sample=False,
         )[1:]  # fmt: skip
 
-    twin = case(token_stats.reference) if sizes.is_fast else None
-    return [_Case("token_stats", case(token_stats.token_stats), twin, _num_bytes(logits), 0)]
+    twin = sizes.twin(case(token_stats.reference))
+    return [_Case("token_stats", case(token_stats.token_stats), _num_bytes(logits), reference=twin)]
 
 
 def _kl_from_logits(sizes: _Sizes) -> list[_Case]:
-    shape = (sizes.num_rows, sizes.model.lm_head.vocab_size)
-    logits, previous = sizes.random(*shape).float(), sizes.random(*shape).float()
-    twin = (lambda: step_kl.reference(logits, previous)) if sizes.is_fast else None
-    num_bytes = _num_bytes(logits, previous)
-    return [_Case("kl_from_logits", lambda: step_kl.kl_from_logits(logits, previous), twin, num_bytes, 0)]
+    logits = [sizes.random(sizes.num_rows, sizes.model.lm_head.vocab_size).float() for _ in range(2)]
+    twin = sizes.twin(partial(step_kl.reference, *logits))
+    return [_Case("kl_from_logits", partial(step_kl.kl_from_logits, *logits), _num_bytes(*logits), reference=twin)]
 
 
 def _step_kl(sizes: _Sizes) -> list[_Case]:
-    head = sizes.model.lm_head
-    hidden, previous = (sizes.random(sizes.num_rows, sizes.config.hidden_size) for _ in range(2))
-    flops = 4 * sizes.num_rows * head.weight.numel()
-    return [
-        _Case(
-            "step_kl",
-            lambda: step_kl.step_kl(hidden, previous, head),
-            None,
-            _num_bytes(head.weight, hidden, previous),
-            flops,
-        )
-    ]
+    head, hidden = sizes.model.lm_head, [sizes.hidden(), sizes.hidden()]
+    num_bytes, flops = _num_bytes(head.weight, *hidden), 4 * sizes.num_rows * head.weight.numel()
+    return [_Case("step_kl", partial(step_kl.step_kl, *hidden, head), num_bytes, flops)]
 
 
 _MAKERS: Final[tuple[Callable[[_Sizes], list[_Case]], ...]] = (

@@ -58,7 +58,7 @@ class BenchOptions:
     def check_output(self) -> None:
         """Refuse a place that results cannot be written to before anything is measured."""
         if self.out is not None:
-            from surelock.bench.write import check_output
+            from surelock.bench.result import check_output
 
             check_output(self.out, plots=not self.no_plots)
 
@@ -88,7 +88,7 @@ class BenchOptions:
         """Write and print what was found."""
         content = found.to_dict(command_line())
         if self.out is not None:
-            from surelock.bench.write import write_result
+            from surelock.bench.result import write_result
 
             note_written(write_result(self.out, found, content, plots=not self.no_plots))
         if self.json:

@@ -119,7 +119,7 @@ def calibrate(
     rule = replace(params.lock, refresh=decoding.lock.refresh)
     if report is not None:
         # Late, like all that brings torch.
-        from surelock.measure.figure import check_plots
+        from surelock.results.figures import check_plots
         from surelock.results.result_folder import check_folder
 
         check_folder(report)
@@ -174,7 +174,7 @@ def _store(path: Path, content: dict[str, Any], *, force: bool) -> None:
 
 
 def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any], *, plots: bool) -> None:
-    from surelock.measure.result_files import write_results
+    from surelock.results.tables import write_results
 
     method = (
         f"Risk: total variation above {found.delta:g} between the posterior at the lock and the last one, of a random "
@@ -182,16 +182,14 @@ def _write_report(folder: Path, found: CalibrationReport, facts: dict[str, Any],
         f"(Learn-then-Test, Clopper-Pearson). Threshold found: {found.kl_threshold}."
     )
     rest = {name: value for name, value in facts.items() if name != "table"}
-    paths = write_results(folder, "calibration", title="Calibration", facts=rest | {"method": method}, rows=found.table)
+    figure = None
     if plots:
         from surelock.measure.calibration_plot import draw_calibration
-        from surelock.measure.figure import image
 
         figure = draw_calibration(found, f"Calibration: {facts['model']}, {facts['risk']['prompts']}")
-        for suffix in ("png", "svg"):
-            path = folder / f"calibration.{suffix}"
-            path.write_bytes(image(figure, suffix))
-            paths.append(path)
+    paths = write_results(
+        folder, "calibration", title="Calibration", facts=rest | {"method": method}, rows=found.table, figure=figure
+    )
     note_written(paths)
 
 

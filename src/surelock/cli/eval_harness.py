@@ -44,8 +44,8 @@ def harness(
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ParameterError("the harness is not installed: pip install 'surelock[eval]'")
-    from surelock.measure.result_files import markdown_table, write_results
     from surelock.results.result_folder import check_folder
+    from surelock.results.tables import markdown_table, write_results
 
     if out is not None:
         check_folder(out)

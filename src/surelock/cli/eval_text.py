@@ -143,7 +143,7 @@ def text(
     name = "infill" if infill else "text"
     facts = run_facts(llm) | {"judge": critic.name, "judge_commit": critic.commit, "method": _METHODS[name]}
     if out is not None:
-        from surelock.measure.result_files import write_results
+        from surelock.results.tables import write_results
 
         title = "Infilling" if infill else "Text continuation"
         note_written(write_results(out, name, title=title, facts=facts, rows=rows, samples=samples))

@@ -62,7 +62,7 @@ class LockMapRecorder:
             self.path if len(indices) == 1 else self.path.with_name(f"{self.path.stem}-{index}{self.path.suffix}")
             for index in indices
         ]
-        from surelock.measure.figure import image
+        from surelock.results.figures import image
 
         for index, path in zip(indices, paths, strict=True):
             figure = draw_lock_map(self._rows[index], self._num_prompt[index])

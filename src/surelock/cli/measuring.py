@@ -89,7 +89,7 @@ def note_written(paths: Iterable[Path]) -> None:
 
 def shown(name: str, value: Any) -> str:
     """A value of a table or a fact, whatever its name: three significant digits, a dash for none."""
-    from surelock.measure.result_files import shown_cell
+    from surelock.results.tables import shown_cell
 
     return f"{value:,}" if isinstance(value, int) else shown_cell(value) or "-"
 

@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from surelock.measure.calibration import CalibrationReport
+from surelock.results.figures import BLUE, GREEN, GRID, INK, ORANGE, QUIET, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Okabe and Ito's colours.
-_BLUE: Final = "#0072B2"
-_ORANGE: Final = "#E69F00"
-_RED: Final = "#D55E00"
-_GREEN: Final = "#009E73"
-_INK: Final = "#2b2b2b"
-_QUIET_INK: Final = "#7a7a7a"
+    from matplotlib.figure import Figure
 
 
 def draw_calibration(report: CalibrationReport, title: str) -> Figure:
     """Two panels: risk with its bound, and the share of positions locked and rows computed."""
-    figure = Figure(figsize=(11, 4.8), layout="constrained", facecolor="white")
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold", color=_INK)
-    risk, cost = figure.subplots(1, 2)
+    figure, (risk, cost) = new_figure(2, (11, 4.8), title)
     for axes in (risk, cost):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(color=_QUIET_INK, labelcolor=_INK, labelsize=9)
-        axes.grid(color="#eeeeee")
-        axes.set_axisbelow(True)
+        axes.grid(color=GRID)
         axes.set_xscale("log")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("KL threshold, nats")
-    _line(risk, report.table, "upper_bound", "upper bound on the risk, tested thresholds", _RED, "s")
-    _line(risk, report.table, "rate", "calibration prompts, mean over locks", _ORANGE, "o")
-    _line(risk, report.table, "held_out_rate", "held-out prompts, mean over locks", _BLUE, "o")
-    risk.axhline(report.alpha, color=_INK, linewidth=1, linestyle=(0, (4, 2)), label=f"alpha {report.alpha:g}")
+    _line(risk, report.table, "upper_bound", "upper bound on the risk, tested thresholds", RED, "s")
+    _line(risk, report.table, "rate", "calibration prompts, mean over locks", ORANGE, "o")
+    _line(risk, report.table, "held_out_rate", "held-out prompts, mean over locks", BLUE, "o")
+    risk.axhline(report.alpha, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"alpha {report.alpha:g}")
     highest = max([report.alpha, *(row[name] or 0.0 for row in report.table for name in ("rate", "upper_bound"))])
     risk.set_ylim(0, min(1.02, 1.15 * highest))
     risk.set_ylabel(f"risk: total variation above {report.delta:g}")
-    _line(cost, report.table, "locked_share", "positions that lock", _GREEN, "o")
-    _line(cost, report.table, "active_ratio", "rows that would be computed", _BLUE, "o")
+    _line(cost, report.table, "locked_share", "positions that lock", GREEN, "o")
+    _line(cost, report.table, "active_ratio", "rows that would be computed", BLUE, "o")
     cost.set_ylabel("share, held-out prompts")
     for axes in (risk, cost):
         if report.kl_threshold is not None:
-            axes.axvline(report.kl_threshold, color=_QUIET_INK, linewidth=1, label=f"chosen {report.kl_threshold:.3g}")
+            axes.axvline(report.kl_threshold, color=QUIET, linewidth=1, label=f"chosen {report.kl_threshold:.3g}")
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 

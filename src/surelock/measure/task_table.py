@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-import orjson
-
-from surelock.measure.result_files import csv_table, markdown_table
 from surelock.measure.statistics import mcnemar, paired_difference
 from surelock.measure.task_eval import TaskAnswer
+from surelock.results.tables import markdown_table, write_results
 
 Row = dict[str, Any]
 
@@ -110,15 +108,8 @@ def write_tasks(folder: Path, content: Mapping[str, Any], answers: Sequence[Task
     Returns:
         The paths.
     """
-    written = {
-        folder / "tasks.csv": csv_table(answer_rows(answers)).encode(),
-        folder / "tasks.md": markdown_page(content).encode(),
-        folder / "tasks.json": orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n",
-        folder / "tasks_samples.jsonl": b"".join(orjson.dumps(text) + b"\n" for text in answer_texts(answers)),
-    }
-    for path, data in written.items():
-        path.write_bytes(data)
-    return list(written)
+    rows, texts, page = answer_rows(answers), answer_texts(answers), markdown_page(content)
+    return write_results(folder, "tasks", rows=rows, facts=content, page=page, samples=texts)
 
 
 def markdown_page(content: Mapping[str, Any]) -> str:
