@@ -7,7 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from surelock import LLM, EngineConfig, LockParams, SamplingParams
 from surelock.decoding.protocols import LockNumbers
 from surelock.flops import RowCost
-from surelock.measure.dense import DenseDecoder, DenseState, group_canvases
-from surelock.measure.dense_rule import lock_by_kl, lock_numbers
+from surelock.measure.instrumented import InstrumentedDecoder, MeasuredState, group_canvases
+from surelock.measure.instrumented.decoder import lock_by_kl, lock_numbers
 from surelock.measure.judge import Judge
 from surelock.measure.metrics import distinct_n
 from surelock.measure.tasks import Problem, check
@@ -121,7 +121,7 @@ class Worker:
         self, canvases: list[list[int]], params: list[SamplingParams], rules: Sequence[Rule]
     ) -> list[tuple[list[list[int]], Run]]:
         """Every rule at once over canvases of one length."""
-        decoder, cost = DenseDecoder(self.llm.transformer), RowCost.from_config(self.llm.config)
+        decoder, cost = InstrumentedDecoder(self.llm.transformer), RowCost.from_config(self.llm.config)
         tokens: list[list[list[int]]] = [[[] for _ in canvases] for _ in rules]
         active: list[list[float]] = [[0.0 for _ in canvases] for _ in rules]
         totals = [dict.fromkeys(("exact_locked", "exact_base", "full_locked", "full_base"), 0.0) for _ in rules]
@@ -178,8 +178,7 @@ class DenseRules:
         self._params, self._num_rules = params, len(rules)
         never = LockParams(kl_threshold=-1.0)
         each = [lock_numbers(rule.lock or never, num, device) for rule in rules]
-        names = ("kl_threshold", "percentile", "gate_scope", "min_visible_steps", "kl_both_visible")
-        names += ("prompt_lock_step", "refresh")
+        names = [name.name for name in fields(LockNumbers) if name.name != "has_gate"]
         joined = {name: torch.cat([getattr(one, name) for one in each]) for name in names}
         self._numbers = LockNumbers(**joined, has_gate=any(one.has_gate for one in each))
         # [B, 1]
@@ -188,7 +187,9 @@ class DenseRules:
         self._locks = _column([rule.lock is not None for rule in rules], num, device) != 0
         self._tested: Tensor | int = 0
 
-    def decode(self, decoder: DenseDecoder, canvases: list[list[int]]) -> tuple[list[list[int]], list[dict[str, int]]]:
+    def decode(
+        self, decoder: InstrumentedDecoder, canvases: list[list[int]]
+    ) -> tuple[list[list[int]], list[dict[str, int]]]:
         """Generated tokens and counts of rows, canvas by canvas for each rule in turn."""
         active: Tensor | int = 0
         masked: Tensor | int = 0
@@ -199,16 +200,16 @@ class DenseRules:
         rows = tokens[:, -self._params.max_tokens :].tolist()
         return rows, [dict(zip(("active", "masked", "tested"), count, strict=True)) for count in counts]
 
-    def _refresh(self, state: DenseState) -> Tensor:
+    def _refresh(self, state: MeasuredState) -> Tensor:
         return state.locked & (self._period > 0) & (state.step % self._period.clamp_min(1) == 0)
 
-    def _lock(self, state: DenseState) -> Tensor:
+    def _lock(self, state: MeasuredState) -> Tensor:
         may = self._locks & (~self._finished_only | self._finished(state))
         visible = state.candidates & (state.age >= self._numbers.min_visible_steps.unsqueeze(1))
         self._tested = self._tested + (visible & may & state.kl.isfinite()).sum(1)
         return lock_by_kl(state, self._numbers) & may
 
-    def _finished(self, state: DenseState) -> Tensor:
+    def _finished(self, state: MeasuredState) -> Tensor:
         """Where no mask is left in the block; the prompt is one that never had any."""
         num, length = self._params.max_tokens, self._params.block_length or self._params.max_tokens
         masked = state.masked[:, -num:]

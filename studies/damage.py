@@ -12,8 +12,10 @@ from torch import Tensor
 from studies.decoders import Dispatch
 from studies.policies import Policy
 from studies.study import Row
-from surelock.measure.dense import DenseDecoder, DenseStep, Record
-from surelock.measure.parts import row_parts
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import MeasuredStep as DenseStep
+from surelock.measure.instrumented import RunRecord as Record
+from surelock.measure.posteriors import row_parts
 from surelock.ops.step_kl import kl_from_logits
 
 if TYPE_CHECKING:

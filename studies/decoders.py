@@ -17,7 +17,10 @@ from studies.policies import Policy
 from studies.workload import Case
 from surelock.errors import NonFiniteLogitsError
 from surelock.flops import RowCost
-from surelock.measure.dense import DenseDecoder, DenseState, DenseStep, KVDrift
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import KVDrift
+from surelock.measure.instrumented import MeasuredState as DenseState
+from surelock.measure.instrumented import MeasuredStep as DenseStep
 from surelock.measure.row_share import decode_with
 from surelock.params import LockParams, SamplingParams
 

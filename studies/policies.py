@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surelock.measure.dense import DenseState, RefreshEvery
-from surelock.measure.dense_rule import lock_by_kl, lock_numbers
+from surelock.measure.instrumented import MeasuredState as DenseState
+from surelock.measure.instrumented import RefreshEvery
+from surelock.measure.instrumented.decoder import lock_by_kl, lock_numbers
 from surelock.ops.step_kl import kl_from_logits
 from surelock.params import LockParams
 

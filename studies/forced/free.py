@@ -15,7 +15,7 @@ from typing import Final
 from studies.forced.records import Record
 from studies.study import Row
 from surelock.llm import LLM
-from surelock.measure.twin.paths import Path, decode_paths
+from surelock.measure.forced.paths import Path, decode_paths
 from surelock.params import LockParams, SamplingParams
 from surelock.text.prompts import Prompt
 

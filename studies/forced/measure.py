@@ -12,10 +12,14 @@ from torch import Tensor
 
 from studies.forced.records import GHOST, LOCK_CLASSES, Group, Record
 from studies.study import Row
-from surelock.measure.twin.compare import Comparison, compare
-from surelock.measure.twin.dense_forward import DenseKV, Frozen
-from surelock.measure.twin.guilty import Flip, Scene, find_guilty, lock_effects, relative_change
-from surelock.measure.twin.lockstep import LockedSide, TwinStep
+from surelock.measure.forced.causes import Flip, lock_effects
+from surelock.measure.forced.causes import LockedCanvas as Scene
+from surelock.measure.forced.causes import find_causes as find_guilty
+from surelock.measure.forced.lockstep import ForcedStep as TwinStep
+from surelock.measure.forced.lockstep import LockedSide
+from surelock.measure.instrumented.forward import CanvasKV as DenseKV
+from surelock.measure.instrumented.forward import Frozen, relative_change
+from surelock.measure.posteriors import Comparison, compare
 
 # Steps after which the drift of a lock is taken, and ages at which the change of a key is.
 DELAYS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -221,11 +225,11 @@ def add_group(
 
 def _describe_flip(flip: Flip, side: LockedSide, classes: Tensor, index: int) -> Row:
     distances = (side.frozen[index].nonzero().squeeze(1) - flip.position).abs()
-    guilty = flip.blame.guilty
+    guilty = flip.causes.locks
     worst = describe_lock(side, classes, index, guilty[0]) if guilty else {}
     return {
         "position": flip.position, "kl": flip.kl, "fresh_token": flip.fresh_token, "locked_token": flip.locked_token,
-        "num_locks": len(distances), "num_guilty": len(guilty), "alone": flip.blame.alone,
+        "num_locks": len(distances), "num_guilty": len(guilty), "alone": flip.causes.alone,
         "guilty": " ".join(map(str, guilty[:8])), "guilty_distance": guilty[0] - flip.position if guilty else None,
         "nearest_lock": int(distances.min()), "median_lock": float(distances.double().median()),
         "guilty_class": worst.get("lock_class"), "guilty_locked_at": worst.get("locked_at"),

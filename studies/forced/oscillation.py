@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surelock.measure.parts import row_parts
-from surelock.measure.twin.lockstep import TwinStep
+from surelock.measure.forced.lockstep import ForcedStep as TwinStep
+from surelock.measure.posteriors import row_parts
 from surelock.models.transformer import Transformer
 from surelock.ops.step_kl import kl_from_logits
 

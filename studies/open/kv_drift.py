@@ -20,7 +20,8 @@ from studies.plots import Panel, picture
 from studies.policies import ByDrift, ByKL, DriftOf, OnlySaturated, Policy
 from studies.study import Cell, Plot, Row, Rows, Study, Table, where
 from studies.workload import WORKED, Case, common_lengths, continuations
-from surelock.measure.dense import DenseDecoder, DenseStep
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import MeasuredStep as DenseStep
 from surelock.params import LockParams
 
 KL: Final = "KL"

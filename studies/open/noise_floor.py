@@ -16,7 +16,8 @@ from studies.bench import Bench, Length, lengths
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from surelock.engine.noise_floor import null_pair, null_part
-from surelock.measure.dense import DenseDecoder, group_canvases
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import group_canvases
 from surelock.ops.step_kl import StepKL
 from surelock.params import SamplingParams
 

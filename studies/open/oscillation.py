@@ -15,9 +15,11 @@ from studies.forced.oscillation import NEAR_TIE, STATES, Array, History, Likenes
 from studies.forced.records import Group, Record
 from studies.plots import Panel, Points, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
-from surelock.measure.dense import DenseDecoder, group_canvases
-from surelock.measure.twin.dense_forward import Frozen
-from surelock.measure.twin.lockstep import LockedSide, TwinStep, teacher_forced
+from surelock.measure.forced.lockstep import ForcedStep as TwinStep
+from surelock.measure.forced.lockstep import LockedSide, teacher_forced
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import group_canvases
+from surelock.measure.instrumented.forward import Frozen
 from surelock.params import LockParams, SamplingParams
 
 RULES: Final = {"permanent": LockParams.permanent(), "paper": LockParams.paper()}

@@ -14,7 +14,7 @@ from studies.bounds import LIPSCHITZ, averaged, by_age, by_uncertainty, lipschit
 from studies.locked_rows import FLOOR, LockedRows, joined, locked_rows
 from studies.plots import Panel, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
-from surelock.measure.dense import DenseDecoder
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
 from surelock.measure.prompt_sets import check_room, task_canvases, text_canvases
 from surelock.measure.trace import Integers, Trace, lock_steps, trace_all
 from surelock.params import LockParams, SamplingParams

@@ -17,10 +17,11 @@ from studies.forced.records import LOCK_CLASSES, Group, Record, Sums
 from studies.plots import Panel, Points, picture
 from studies.study import Cell, Plot, Row, Rows, Study, Table
 from surelock.errors import ParameterError
-from surelock.measure.dense import DenseDecoder, group_canvases
+from surelock.measure.forced.lockstep import teacher_forced
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import group_canvases
 from surelock.measure.prompt_sets import task_canvases, text_canvases
 from surelock.measure.rules import parse_rule
-from surelock.measure.twin.lockstep import teacher_forced
 from surelock.params import LockParams, SamplingParams
 
 # Beside its drift in each layer, what the harm of a lock is correlated with.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from surelock import LockParams, SamplingParams
-from surelock.measure.dense import DenseDecoder
+from surelock.measure.instrumented import InstrumentedDecoder
 from tests.tiny import tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -68,7 +68,7 @@ def test_a_loss_of_worked_lines_is_a_loss(script: Any, tmp_path: Path) -> None:
 def test_a_refresh_of_the_grid_is_that_of_the_rule(script: Any) -> None:
     rules = [script.by_kl(50.0, 1), script.by_kl(50.0, 1, refresh=3)]
     params, canvases = SamplingParams(max_tokens=12), [list(range(1, 7)), list(range(5, 11))]
-    decoder = DenseDecoder(tiny_model())
+    decoder = InstrumentedDecoder(tiny_model())
     dense = import_module("rule_decoding").DenseRules(rules, len(canvases), params, decoder.model.device)
     tokens, counts = dense.decode(decoder, canvases)
     for place, refresh in enumerate((None, 3)):

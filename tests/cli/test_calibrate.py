@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surelock.cli.main import app
-from surelock.measure.dense import DenseDecoder
+from surelock.measure.instrumented import InstrumentedDecoder
 from surelock.params import LockParams
 from surelock.results.calibration_file import fingerprint, places
 from tests.tiny import MASK, tiny_model
@@ -124,14 +124,14 @@ def test_a_calibration_is_replaced_only_by_force(folder: Path, capsys: pytest.Ca
 
 def test_every_sequence_has_its_own_noise(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: dict[tuple[int, ...], set[int]] = {}
-    steps = DenseDecoder.steps
+    steps = InstrumentedDecoder.steps
 
-    def watched(self: DenseDecoder, canvases: Any, params: Any, **options: Any) -> Any:
+    def watched(self: InstrumentedDecoder, canvases: Any, params: Any, **options: Any) -> Any:
         for canvas, seed in zip(canvases, options["seeds"], strict=True):
             seeds.setdefault(tuple(canvas), set()).add(seed)
         return steps(self, canvases, params, **options)
 
-    monkeypatch.setattr(DenseDecoder, "steps", watched)
+    monkeypatch.setattr(InstrumentedDecoder, "steps", watched)
     assert run(*LENIENT, "--temperature", "1", "--seed", "7") == 0
     # With locks again what it was without.
     assert sorted(seeds.values()) == [{7 + number} for number in range(NUM_PROMPTS)]

@@ -1,4 +1,4 @@
-"""A trace is what the dense decoder's logits say, and a replayed rule locks what the decoder would."""
+"""A trace is what the instrumented decoder's logits say, and a replayed rule locks what the decoder would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surelock.errors import ParameterError
-from surelock.measure.dense import DenseDecoder
+from surelock.measure.instrumented import InstrumentedDecoder, RefreshEvery
 from surelock.measure.trace import Trace, lock_steps, trace, trace_all, trace_batch_size
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import MASK, tiny_model
@@ -20,8 +20,8 @@ CANVASES: list[list[int | None]] = [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 
 
 
 @cache
-def decoder() -> DenseDecoder:
-    return DenseDecoder(tiny_model())
+def decoder() -> InstrumentedDecoder:
+    return InstrumentedDecoder(tiny_model())
 
 
 @cache
@@ -69,7 +69,7 @@ def test_a_trace_is_of_the_logits() -> None:
 )
 def test_replayed_locks_are_those_of_a_run_that_freezes_nothing(lock: LockParams) -> None:
     # Everything locked is computed anew in every step, so the run is one without locks.
-    expected = decoder().run(CANVASES, replace(PARAMS, lock=lock), refresh=1)
+    expected = decoder().run(CANVASES, replace(PARAMS, lock=lock), refresh=RefreshEvery(1))
     assert np.array_equal(lock_steps(run(), lock), expected.locked_at.numpy())
     assert bool((expected.locked_at > 0).any()) != lock.is_never
 

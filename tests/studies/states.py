@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surelock.measure.dense import DenseState, KVDrift
+from surelock.measure.instrumented import KVDrift
+from surelock.measure.instrumented import MeasuredState as DenseState
 
 
 def row(*values: object) -> Tensor:

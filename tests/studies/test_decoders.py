@@ -21,7 +21,8 @@ from surelock.bench.driving import Job
 from surelock.decoding.oracle import oracle_decode
 from surelock.errors import ParameterError
 from surelock.flops import RowCost
-from surelock.measure.dense import DenseDecoder, RefreshEvery
+from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from surelock.measure.instrumented import RefreshEvery
 from tests.studies.conftest import FakeJudge
 
 PARAMS = SamplingParams(max_tokens=12, steps=12, ignore_eos=True, lock=None)

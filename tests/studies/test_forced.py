@@ -12,9 +12,9 @@ from studies.forced.measure import Effort, lock_classes
 from studies.forced.records import GHOST, LOCK_CLASSES, Group, Record
 from studies.open.twin import measure, spearman, tables
 from surelock import LLM, LockParams, SamplingParams
-from surelock.measure.twin.compare import compare
-from surelock.measure.twin.lockstep import teacher_forced
-from surelock.measure.twin.paths import Path as RunPath
+from surelock.measure.forced.lockstep import teacher_forced
+from surelock.measure.forced.paths import Path as RunPath
+from surelock.measure.posteriors import compare
 from tests.checkpoints import write_checkpoint
 
 PROMPTS = [[1, 2, 3], [4, 5, 6], [7, 8]]

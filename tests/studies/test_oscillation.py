@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studies.forced.oscillation import History, Likeness
-from surelock.measure.twin.lockstep import teacher_forced
+from surelock.measure.forced.lockstep import teacher_forced
 from surelock.params import SamplingParams
 from tests.tiny import MASK, tiny_model
 

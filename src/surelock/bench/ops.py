@@ -234,9 +234,9 @@ def _kl_from_logits(sizes: _Sizes) -> list[_Case]:
 
 
 def _step_kl(sizes: _Sizes) -> list[_Case]:
-    head, hidden = sizes.model.lm_head, [sizes.hidden(), sizes.hidden()]
-    num_bytes, flops = _num_bytes(head.weight, *hidden), 4 * sizes.num_rows * head.weight.numel()
-    return [_Case("step_kl", partial(step_kl.step_kl, *hidden, head), num_bytes, flops)]
+    head, hidden, previous = sizes.model.lm_head, sizes.hidden(), sizes.hidden()
+    num_bytes, flops = _num_bytes(head.weight, hidden, previous), 4 * sizes.num_rows * head.weight.numel()
+    return [_Case("step_kl", partial(step_kl.step_kl, hidden, previous, head), num_bytes, flops)]
 
 
 _MAKERS: Final[tuple[Callable[[_Sizes], list[_Case]], ...]] = (

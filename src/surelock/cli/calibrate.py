@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from surelock.llm import LLM
     from surelock.measure.calibration import CalibrationReport
     from surelock.measure.calibration_run import CalibrationResult
-    from surelock.measure.dense import Canvas
+    from surelock.measure.instrumented import CanvasIds
 
 # Of them 120 are not held out, half as many again as the least that bounds a risk by 0.05 from any of three starts.
 QUICK_PROMPTS: Final = 180
@@ -51,7 +51,7 @@ class PromptSetOptions:
         """For result files."""
         return str(self.prompts) if self.prompts is not None else "tasks" if self.tasks else "held-out text"
 
-    def canvases(self, llm: LLM, max_tokens: int) -> list[Canvas]:
+    def canvases(self, llm: LLM, max_tokens: int) -> list[CanvasIds]:
         """The prompt part of each canvas, max_tokens to be appended.
 
         Raises:

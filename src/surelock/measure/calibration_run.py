@@ -22,7 +22,7 @@ from surelock.measure.calibration import (
     threshold_grid,
     trials,
 )
-from surelock.measure.dense import Canvas, DenseDecoder
+from surelock.measure.instrumented import CanvasIds, InstrumentedDecoder
 from surelock.measure.statistics import weighted_mean
 from surelock.measure.trace import trace_all
 from surelock.params import LockParams, SamplingParams
@@ -80,7 +80,7 @@ class CalibrationResult:
 
 def run_calibration(
     llm: LLM,
-    canvases: Sequence[Canvas],
+    canvases: Sequence[CanvasIds],
     params: SamplingParams,
     rule: LockParams,
     risk: Risk,
@@ -103,7 +103,7 @@ def run_calibration(
             f"there are {len(canvases)} prompts; alpha {risk.alpha:g} with confidence {risk.confidence:g} takes "
             f"{risk.min_prompts}, a third of them held out: use more (--num-prompts), or a larger alpha"
         )
-    decoder, seed = DenseDecoder(llm.transformer), params.seed or 0
+    decoder, seed = InstrumentedDecoder(llm.transformer), params.seed or 0
     choice: dict[str, Any] = {"delta": risk.delta, "seed": seed, "generated_only": risk.generated_only}
     free = replace(params, lock=None, seed=seed)
     runs = trace_all(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from surelock.errors import PromptError, TokenizerError
 from surelock.llm import LLM
-from surelock.measure.dense import Canvas
+from surelock.measure.instrumented import CanvasIds
 from surelock.measure.task_eval import evaluation_problems
 from surelock.measure.tasks import TASKS
 from surelock.measure.text import load_text
 
 
-def text_canvases(llm: LLM, num: int, *, num_prompt_tokens: int, path: Path | None = None) -> list[Canvas]:
+def text_canvases(llm: LLM, num: int, *, num_prompt_tokens: int, path: Path | None = None) -> list[CanvasIds]:
     """The first num prompts of the held-out text, each cut to num_prompt_tokens, or of a file (see `load_text`).
 
     Raises:
@@ -30,7 +30,7 @@ def text_canvases(llm: LLM, num: int, *, num_prompt_tokens: int, path: Path | No
     return [prompt.token_ids for prompt in prompts]
 
 
-def task_canvases(llm: LLM, num: int, *, seed: int) -> list[Canvas]:
+def task_canvases(llm: LLM, num: int, *, seed: int) -> list[CanvasIds]:
     """num different test problems as chat turns, the tasks in turn; fewer if there are no more.
 
     Raises:
@@ -42,7 +42,7 @@ def task_canvases(llm: LLM, num: int, *, seed: int) -> list[Canvas]:
     return [llm.encode_chat([{"role": "user", "content": problem.question}]) for problem in in_turn[:num]]
 
 
-def check_room(canvases: Sequence[Canvas], max_tokens: int, limit: int) -> None:
+def check_room(canvases: Sequence[CanvasIds], max_tokens: int, limit: int) -> None:
     """Refuse prompts that leave no room for max_tokens.
 
     Raises:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surelock.decoding.canvases import Mask
 from surelock.errors import ParameterError
-from surelock.measure.dense import Canvas, DenseDecoder, Recorder, group_canvases
-from surelock.measure.dense_rule import lock_by_kl, lock_numbers
-from surelock.measure.parts import row_parts
+from surelock.measure.instrumented import CanvasIds, InstrumentedDecoder, Recorder, group_canvases
+from surelock.measure.instrumented.decoder import lock_by_kl, lock_numbers
+from surelock.measure.instrumented.records import KLState
+from surelock.measure.posteriors import row_parts
 from surelock.ops.head_logits import Head, head_logits_float32
 from surelock.params import LockParams, SamplingParams
 
@@ -81,31 +81,21 @@ class Trace:
         return replace(self, **changes, **{name: getattr(self, name)[:, where] for name in of_steps})
 
 
-class Progress(Protocol):
-    """Called with (canvases done, canvases)."""
-
-    def __call__(self, done: int, total: int, /) -> None: ...
-
-
-def no_progress(done: int, total: int) -> None:
-    """Say nothing."""
-
-
 def trace_all(
-    decoder: DenseDecoder,
-    canvases: Sequence[Canvas],
+    decoder: InstrumentedDecoder,
+    canvases: Sequence[CanvasIds],
     params: SamplingParams,
     *,
     canvas_numbers: Sequence[int] | None = None,
     batch_size: int | None = None,
-    progress: Progress = no_progress,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Trace]:
     """Traces of canvases of any lengths, grouped by length.
 
     Args:
         canvas_numbers: of the canvases; each has the seed params.seed (or 0) + its number. None: 0, 1, 2 ...
         batch_size: canvases of one group at most. None: as many as fit in memory.
-        progress: called after each group.
+        progress: called with (canvases done, canvases) after each group.
     """
     numbers = range(len(canvases)) if canvas_numbers is None else canvas_numbers
     traces: list[Trace] = []
@@ -123,7 +113,7 @@ def trace_all(
     return traces
 
 
-def trace_batch_size(decoder: DenseDecoder, num_positions: int, num_steps: int) -> int:
+def trace_batch_size(decoder: InstrumentedDecoder, num_positions: int, num_steps: int) -> int:
     """Canvases whose trace fits in memory, the hidden rows of every step included; at least 1."""
     model = decoder.model
     budget = CUDA_HIDDEN_BYTES if model.device.type == "cuda" else HIDDEN_BYTES
@@ -132,17 +122,17 @@ def trace_batch_size(decoder: DenseDecoder, num_positions: int, num_steps: int) 
 
 
 def trace(
-    decoder: DenseDecoder,
-    canvases: Sequence[Canvas],
+    decoder: InstrumentedDecoder,
+    canvases: Sequence[CanvasIds],
     params: SamplingParams,
     *,
     canvas_numbers: Sequence[int] | None = None,
 ) -> Trace:
-    """Decode canvases of one kind (see `DenseDecoder.steps`) with `params.lock` and measure every position.
+    """Decode canvases of one kind (see `InstrumentedDecoder.steps`) with `params.lock` and measure every position.
 
     canvas_numbers: as for `trace_all`.
 
-    Raises: as `DenseDecoder.steps`.
+    Raises: as `InstrumentedDecoder.steps`.
     """
     recorder = Recorder()
     rows: dict[str, list[Any]] = {name: [] for name in ("kl", "uncertainty", "logit_step", "log_step")}
@@ -180,19 +170,6 @@ def trace(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Replayed:
-    """What a locking rule sees of one step of a trace; see `DenseState`."""
-
-    step: int
-    given: Mask
-    locked: Mask
-    candidates: Mask
-    age: Tensor
-    kl: Tensor
-    uncertainty: Tensor
-
-
 def lock_steps(run: Trace, lock: LockParams) -> Integers:
     """The step [B, N] at which the rule first holds for each position of a run without locks; 0 where it never does.
 
@@ -211,12 +188,14 @@ def lock_steps(run: Trace, lock: LockParams) -> Integers:
         age = torch.where(committed_at >= 0, t - committed_at, 0).clamp_min(0)
         candidates = (committed_at >= 0) & (committed_at <= t) & ~locked
         kl, uncertainty = torch.from_numpy(run.kl[t - 1]), torch.from_numpy(run.uncertainty[t - 1])
-        state = _Replayed(t, given, locked, candidates, age, kl, uncertainty)
+        state = KLState(
+            step=t, given=given, locked=locked, candidates=candidates, age=age, kl=kl, uncertainty=uncertainty
+        )
         found[lock_by_kl(state, numbers)] = t
     return found.numpy()
 
 
-def _num_steps(params: SamplingParams, canvas: Canvas) -> int:
+def _num_steps(params: SamplingParams, canvas: CanvasIds) -> int:
     return max(params.steps or 0, params.max_tokens + sum(token is None for token in canvas), 1)
 
 

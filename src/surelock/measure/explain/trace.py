@@ -10,13 +10,12 @@ import torch
 
 from surelock.decoding.canvases import Mask
 from surelock.llm import LLM
-from surelock.measure.dense import DenseDecoder, Recorder
-from surelock.measure.dense_state import Record
 from surelock.measure.explain.case import Case, Damage, Guilty, Position
-from surelock.measure.twin.compare import compare
-from surelock.measure.twin.guilty import Blame, Flip, Scene, find_guilty, find_guilty_of_choice
-from surelock.measure.twin.lockstep import Locks, self_paced
-from surelock.measure.twin.paths import decode_paths
+from surelock.measure.forced.causes import Causes, Flip, LockedCanvas, find_causes, find_causes_of_choice
+from surelock.measure.forced.lockstep import Locks, self_paced
+from surelock.measure.forced.paths import decode_paths
+from surelock.measure.instrumented import InstrumentedDecoder, Recorder, RunRecord
+from surelock.measure.posteriors import compare
 from surelock.params import SamplingParams
 from surelock.text.prompts import Prompt
 
@@ -69,39 +68,39 @@ def explain(
 
 def _explain(llm: LLM, canvas: Sequence[int | None], params: SamplingParams, rule: str, number: int) -> Case:
     model = llm.transformer
-    unlocked = DenseDecoder(model).run([canvas], replace(params, lock=None))
+    unlocked = InstrumentedDecoder(model).run([canvas], replace(params, lock=None))
     recorder = Recorder()
     locks: Locks | None = None
     damage: list[Damage] = []
     num_damage = 0
     have_parted = False
-    for twin in self_paced(model, [canvas], params):
-        side = twin.sides["locked"]
+    for paired in self_paced(model, [canvas], params):
+        side = paired.sides["locked"]
         recorder.add(side.step)
         locks = side.locks.after(side.step)
-        chosen, expected = twin.committed[0], unlocked.committed_at[0] == twin.step
+        chosen, expected = paired.committed[0], unlocked.committed_at[0] == paired.step
         rows = chosen.nonzero().squeeze(1)
         if not bool(side.frozen.any()):
             continue
-        scene = Scene.of(twin, "locked", 0)
+        locked = LockedCanvas.of(paired, "locked", 0)
         if not have_parted and bool((chosen != expected).any()):
-            damage.append(_choice(llm, scene, expected & ~chosen, chosen & ~expected))
+            damage.append(_choice(llm, locked, expected & ~chosen, chosen & ~expected))
             num_damage += 1
-        have_parted |= bool(((twin.tokens[0] != unlocked.tokens[0]) | (chosen != expected))[chosen | expected].any())
-        found = compare(twin.fresh_logits[0, rows], side.step.logits[0, rows], llm.config.mask_token_id)
+        have_parted |= bool(((paired.tokens[0] != unlocked.tokens[0]) | (chosen != expected))[chosen | expected].any())
+        found = compare(paired.fresh_logits[0, rows], side.step.logits[0, rows], llm.config.mask_token_id)
         rows = rows[found.flipped]
         num_damage += len(rows)
         rows = rows[: max(0, MAX_DAMAGE - len(damage))]
         if len(rows):
-            damage += [_rewritten(llm, twin.step, flip) for flip in find_guilty(scene, rows)]
+            damage += [_rewritten(llm, paired.step, flip) for flip in find_causes(locked, rows)]
     assert locks is not None
     return _case(llm, unlocked, recorder.record(), locks, damage, rule, number, num_damage)
 
 
 def _case(
     llm: LLM,
-    unlocked: Record,
-    locked: Record,
+    unlocked: RunRecord,
+    locked: RunRecord,
     locks: Locks,
     damage: list[Damage],
     rule: str,
@@ -152,30 +151,32 @@ def _case(
     )
 
 
-def _choice(llm: LLM, scene: Scene, expected: Mask, chosen: Mask) -> Damage:
+def _choice(llm: LLM, locked: LockedCanvas, expected: Mask, chosen: Mask) -> Damage:
     """The surest position that should have been unmasked, and the surest that was in its place."""
     places = []
-    for logits, where in ((scene.fresh_logits, expected), (scene.logits, chosen)):
+    for logits, where in ((locked.fresh_logits, expected), (locked.logits, chosen)):
         log_p = logits.log_softmax(1)
-        log_p[:, scene.mask_token_id] = -math.inf
+        log_p[:, locked.mask_token_id] = -math.inf
         confidence, tokens = log_p.max(1)
         place = int(confidence.masked_fill(~where, -math.inf).argmax())
         places.append((place, int(tokens[place])))
     (instead_of, fresh), (position, written) = places
     shown = _shown(llm, [fresh, written])
-    row = torch.tensor([position], device=scene.inputs.device)
-    kl = float(compare(scene.fresh_logits[row], scene.logits[row], scene.mask_token_id).kl)
-    blame = find_guilty_of_choice(scene, instead_of, position)
-    return _damage(scene.step, position, instead_of, shown, kl, blame)
+    row = torch.tensor([position], device=locked.inputs.device)
+    kl = float(compare(locked.fresh_logits[row], locked.logits[row], locked.mask_token_id).kl)
+    causes = find_causes_of_choice(locked, instead_of, position)
+    return _damage(locked.step, position, instead_of, shown, kl, causes)
 
 
 def _rewritten(llm: LLM, step: int, flip: Flip) -> Damage:
     shown = _shown(llm, [flip.fresh_token, flip.locked_token])
-    return _damage(step, flip.position, None, shown, flip.kl, flip.blame)
+    return _damage(step, flip.position, None, shown, flip.kl, flip.causes)
 
 
-def _damage(step: int, position: int, instead_of: int | None, shown: Sequence[str], kl: float, blame: Blame) -> Damage:
-    pairs = list(zip(blame.guilty, blame.gains, strict=True))
+def _damage(
+    step: int, position: int, instead_of: int | None, shown: Sequence[str], kl: float, causes: Causes
+) -> Damage:
+    pairs = list(zip(causes.locks, causes.gains, strict=True))
     return Damage(
         position=position,
         step=step,
@@ -185,7 +186,7 @@ def _damage(step: int, position: int, instead_of: int | None, shown: Sequence[st
         kl=kl,
         guilty=[Guilty(position=lock, gain=gain) for lock, gain in pairs[:MAX_GUILTY]],
         num_guilty=len(pairs),
-        alone=blame.alone,
+        alone=causes.alone,
     )
 
 

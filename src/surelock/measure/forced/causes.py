@@ -1,10 +1,10 @@
-"""Which locks made a row change its mind, measured by setting locks free one at a time, then in groups.
+"""Which locks changed what a row proposes, measured by setting locks free one at a time, then in groups.
 
-A lock is guilty of a flipped row if, in the forward of that very step and with all other locks frozen as they were,
-computing its keys and values afresh gives the row back the token it would propose with nothing frozen. Where no single
-lock does, locks are set free together, those that help most on their own first, and the smallest group tried that
-restores the token is guilty. Setting all of them free restores it by construction. The same is asked of the choice of
-the position that is unmasked first.
+A lock causes a flipped row if, in the forward of that very step and with all other locks frozen as they were, computing
+its keys and values afresh gives the row back the token it would propose with nothing frozen. Where no single lock does,
+locks are set free together, those that help most on their own first, and the smallest group tried that restores the
+token is the cause. Setting all of them free restores it by construction. The same is asked of the choice of the
+position that is unmasked first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from surelock.decoding.canvases import Mask
-from surelock.measure.dense_layers import logits_of
-from surelock.measure.twin.compare import compare
-from surelock.measure.twin.dense_forward import DenseKV, Frozen, dense_forward
-from surelock.measure.twin.lockstep import TwinStep
+from surelock.measure.forced.lockstep import ForcedStep
+from surelock.measure.instrumented.forward import CanvasKV, Frozen, forward_canvases, relative_change
+from surelock.measure.posteriors import compare, logits_of
 from surelock.models.transformer import Transformer
 
 # Positions of one forward of several variants of a canvas, and logits of it that are kept.
@@ -34,7 +33,7 @@ MAX_LOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class LockedCanvas:
     """One canvas in one step of a locked run.
 
     Attributes:
@@ -51,32 +50,24 @@ class Scene:
     inputs: Tensor
     masked: Mask
     frozen: Mask
-    kv: list[DenseKV]
-    fresh_kv: list[DenseKV]
+    kv: list[CanvasKV]
+    fresh_kv: list[CanvasKV]
     logits: Tensor
     fresh_logits: Tensor
     locked_at: Tensor
 
     @classmethod
-    def of(cls, twin: TwinStep, name: str, index: int) -> Scene:
+    def of(cls, step: ForcedStep, name: str, index: int) -> LockedCanvas:
         """Canvas `index` of a step of the run `name`."""
-        side = twin.sides[name]
+        side = step.sides[name]
 
-        def cut(kv: Sequence[DenseKV]) -> list[DenseKV]:
-            return [DenseKV(*(part[index : index + 1] for part in layer)) for layer in kv]
+        def cut(kv: Sequence[CanvasKV]) -> list[CanvasKV]:
+            return [CanvasKV(*(part[index : index + 1] for part in layer)) for layer in kv]
 
         return cls(
-            twin.model,
-            twin.step,
-            twin.inputs[index],
-            twin.masked[index],
-            side.frozen[index],
-            cut(side.kv),
-            cut(twin.fresh_kv),
-            side.step.logits[index],
-            twin.fresh_logits[index],
-            side.locks.at[index],
-        )
+            step.model, step.step, step.inputs[index], step.masked[index], side.frozen[index], cut(side.kv),
+            cut(step.fresh_kv), side.step.logits[index], step.fresh_logits[index], side.locks.at[index],
+        )  # fmt: skip
 
     @property
     def mask_token_id(self) -> int:
@@ -93,19 +84,8 @@ class Scene:
         limit = min(limit, LOGITS // (self.logits.shape[1] * max(1, len(rows))))
         for part in torch.split(freed, max(1, limit)):
             frozen = Frozen(self.frozen & ~part, self.kv)
-            hidden = dense_forward(self.model, self.inputs.expand(len(part), -1), frozen).hidden
+            hidden = forward_canvases(self.model, self.inputs.expand(len(part), -1), frozen).hidden
             yield logits_of(self.model, hidden[:, rows])
-
-
-def relative_change(old: Sequence[DenseKV], new: Sequence[DenseKV]) -> Tensor:
-    """[num_layers, 2, B, N]: |old - new| / |new| of keys (0) and values (1), over all heads together."""
-    return torch.stack([torch.stack(list(map(_relative, x, y))) for x, y in zip(old, new, strict=True)])
-
-
-def _relative(old: Tensor, new: Tensor) -> Tensor:
-    norm = new.float().flatten(2).norm(dim=2).clamp_min(torch.finfo(torch.float32).tiny)
-    change: Tensor = (old - new).float().flatten(2).norm(dim=2) / norm
-    return change
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +102,16 @@ class LockEffect:
 
 
 @dataclass(frozen=True, slots=True)
-class Blame:
-    """Which locks a decision goes back to.
+class Causes:
+    """The locks that a decision goes back to.
 
     Attributes:
-        guilty: their positions, the worst first. Empty if none is: rounding.
+        locks: their positions, the worst first. Empty if there is none: rounding.
         alone: whether each of them restores the decision on its own; otherwise all of them together do.
         gains: for each, how far setting it free alone moves the decision's margin back, in nats.
     """
 
-    guilty: tuple[int, ...]
+    locks: tuple[int, ...]
     alone: bool
     gains: tuple[float, ...]
 
@@ -144,77 +124,63 @@ class Flip:
         position: of the row.
         kl: KL(nothing frozen || with locks) in nats.
         fresh_token, locked_token: the two proposals.
-        blame: the margin is that of the fresh token's logit over the locked one's.
+        causes: their margin is that of the fresh token's logit over the locked one's.
     """
 
     position: int
     kl: float
     fresh_token: int
     locked_token: int
-    blame: Blame
+    causes: Causes
 
 
-def candidate_locks(scene: Scene, limit: int) -> Tensor:
+def candidate_locks(canvas: LockedCanvas, limit: int) -> Tensor:
     """Positions [C] of up to `limit` locks to try alone: half the latest, half those whose values drifted most."""
-    locks = scene.frozen.nonzero().squeeze(1)
+    locks = canvas.frozen.nonzero().squeeze(1)
     if len(locks) <= limit:
         return locks
-    drift = scene.drift()[:, 1].mean(0)[locks]
+    drift = canvas.drift()[:, 1].mean(0)[locks]
     by_drift = locks[drift.argsort(descending=True, stable=True)]
-    by_recency = locks[scene.locked_at[locks].argsort(descending=True, stable=True)]
+    by_recency = locks[canvas.locked_at[locks].argsort(descending=True, stable=True)]
     mixed = torch.stack((by_recency, by_drift), 1).flatten().tolist()
     return torch.tensor(list(dict.fromkeys(mixed))[:limit], device=locks.device)
 
 
-def lock_effects(scene: Scene, locks: Tensor) -> list[LockEffect]:
-    """The harm each of `locks` [C] does to all masked rows of the scene."""
-    rows, mask = scene.masked.nonzero().squeeze(1), scene.mask_token_id
-    fresh = scene.fresh_logits[rows]
-    harmed = compare(fresh, scene.logits[rows], mask).kl.sum()
+def lock_effects(canvas: LockedCanvas, locks: Tensor) -> list[LockEffect]:
+    """The harm each of `locks` [C] does to all masked rows of the canvas."""
+    rows, mask = canvas.masked.nonzero().squeeze(1), canvas.mask_token_id
+    fresh = canvas.fresh_logits[rows]
+    harmed = compare(fresh, canvas.logits[rows], mask).kl.sum()
     left: list[float] = []
-    for logits in scene.variants(_one_each(locks, len(scene.inputs)), rows):
+    for logits in canvas.variants(_one_each(locks, len(canvas.inputs)), rows):
         found = compare(fresh.repeat(len(logits), 1), logits.flatten(0, 1), mask)
         left += found.kl.view(len(logits), -1).sum(1).tolist()
     return [LockEffect(position, float(harmed) - value) for position, value in zip(locks.tolist(), left, strict=True)]
 
 
-def find_guilty(scene: Scene, rows: Tensor, *, max_locks: int = MAX_LOCKS) -> list[Flip]:
-    """The flips among masked positions `rows` [F], each with its guilty locks.
+def find_causes(canvas: LockedCanvas, rows: Tensor, *, max_locks: int = MAX_LOCKS) -> list[Flip]:
+    """The flips among masked positions `rows` [F], each with its causes.
 
     Up to max_locks variants of the canvas are computed for all of them, and for each flip that no single lock explains
     log2(locks) + NUM_BISECTED more.
     """
-    seen = compare(scene.fresh_logits[rows], scene.logits[rows], scene.mask_token_id)
+    seen = compare(canvas.fresh_logits[rows], canvas.logits[rows], canvas.mask_token_id)
     rows, seen = rows[seen.flipped], seen.at(seen.flipped)
     if not len(rows):
         return []
-    flips = _Flips(scene, rows, seen.reference_token, seen.other_token)
-    return [
-        Flip(
-            position=row,
-            kl=float(seen.kl[index]),
-            fresh_token=int(seen.reference_token[index]),
-            locked_token=int(seen.other_token[index]),
-            blame=blame,
-        )
-        for index, (row, blame) in enumerate(
-            zip(
-                rows.tolist(),
-                _blames(scene, flips, [flips.of(index) for index in range(len(rows))], max_locks),
-                strict=True,
-            )
-        )
-    ]
+    flips = _Flips(canvas, rows, seen.reference_token, seen.other_token)
+    causes = _causes(canvas, flips, [flips.of(index) for index in range(len(rows))], max_locks)
+    return list(map(Flip, rows.tolist(), *(column.tolist() for column in seen), causes))
 
 
-def find_guilty_of_choice(scene: Scene, expected: int, chosen: int, *, max_locks: int = MAX_LOCKS) -> Blame:
+def find_causes_of_choice(canvas: LockedCanvas, expected: int, chosen: int, *, max_locks: int = MAX_LOCKS) -> Causes:
     """The locks that made position `chosen` surer than `expected`, which is surer with nothing frozen."""
-    choice = _Choice(scene, torch.tensor([expected, chosen], device=scene.inputs.device))
-    return _blames(scene, choice, [choice], max_locks)[0]
+    choice = _Choice(canvas, torch.tensor([expected, chosen], device=canvas.inputs.device))
+    return _causes(canvas, choice, [choice], max_locks)[0]
 
 
-class _Trial(Protocol):
-    """Sets locks free and looks at what F decisions become."""
+class _Decisions(Protocol):
+    """F decisions, and what they become when locks are set free."""
 
     def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
         """From logits [C, R, V] of rows [R] in C variants: how far each decision is from being the locked one, and
@@ -232,7 +198,7 @@ class _Trial(Protocol):
 class _Flips:
     """Flipped rows [F], which propose `locked` where they should `fresh` [F]."""
 
-    scene: Scene
+    canvas: LockedCanvas
     rows: Tensor
     fresh: Tensor
     locked: Tensor
@@ -240,14 +206,14 @@ class _Flips:
     def of(self, index: int) -> _Flips:
         """One of the rows only."""
         one = slice(index, index + 1)
-        return _Flips(self.scene, self.rows[one], self.fresh[one], self.locked[one])
+        return _Flips(self.canvas, self.rows[one], self.fresh[one], self.locked[one])
 
     def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
         """Logit of the fresh token less that of the locked one; whether the fresh one is proposed."""
         tokens = torch.stack((self.fresh, self.locked), 1).expand(len(logits), -1, -1)
         fresh, locked = logits.gather(2, tokens).unbind(2)
-        reference = self.scene.fresh_logits[self.rows].repeat(len(logits), 1)
-        found = compare(reference, logits.flatten(0, 1), self.scene.mask_token_id)
+        reference = self.canvas.fresh_logits[self.rows].repeat(len(logits), 1)
+        found = compare(reference, logits.flatten(0, 1), self.canvas.mask_token_id)
         return fresh - locked, ~found.flipped.view(len(logits), -1)
 
 
@@ -255,51 +221,51 @@ class _Flips:
 class _Choice:
     """Two rows [2], the first of which should be unmasked first."""
 
-    scene: Scene
+    canvas: LockedCanvas
     rows: Tensor
 
     def of_logits(self, logits: Tensor) -> tuple[Tensor, Mask]:
         """Log confidence of the first row less that of the second; whether that is positive."""
         log_p = logits.log_softmax(2)
-        log_p[:, :, self.scene.mask_token_id] = -torch.inf
+        log_p[:, :, self.canvas.mask_token_id] = -torch.inf
         expected, chosen = log_p.amax(2).unbind(1)
         lead = (expected - chosen).unsqueeze(1)
         return lead, lead > 0
 
 
-def _blames(scene: Scene, trial: _Trial, each: Sequence[_Trial], max_locks: int) -> list[Blame]:
-    """Of each of the trial's F decisions, which `each` holds one by one."""
-    locks = candidate_locks(scene, max_locks)
-    margins, restored = _tried(scene, trial, _one_each(locks, len(scene.inputs)))
-    gains = margins - trial.of_logits(scene.logits[trial.rows].unsqueeze(0))[0]
-    blames = []
+def _causes(canvas: LockedCanvas, decisions: _Decisions, each: Sequence[_Decisions], max_locks: int) -> list[Causes]:
+    """Of each of the F decisions, which `each` holds one by one."""
+    locks = candidate_locks(canvas, max_locks)
+    margins, restored = _with_freed(canvas, decisions, _one_each(locks, len(canvas.inputs)))
+    gains = margins - decisions.of_logits(canvas.logits[decisions.rows].unsqueeze(0))[0]
+    found = []
     for index, own in enumerate(each):
         order = gains[:, index].argsort(descending=True, stable=True)
         alone = locks[[place for place in order.tolist() if restored[place, index]]].tolist()
-        guilty = alone or _smallest_group(scene, locks[order], own)
+        group = alone or _smallest_group(canvas, locks[order], own)
         gain_of = dict(zip(locks.tolist(), gains[:, index].tolist(), strict=True))
-        blames.append(Blame(tuple(guilty), bool(alone), tuple(gain_of.get(position, 0.0) for position in guilty)))
-    return blames
+        found.append(Causes(tuple(group), bool(alone), tuple(gain_of.get(position, 0.0) for position in group)))
+    return found
 
 
-def _tried(scene: Scene, trial: _Trial, freed: Mask) -> tuple[Tensor, Mask]:
-    """What the trial finds with each of `freed` [C, N] set free, [C, F] each."""
-    found = [trial.of_logits(logits) for logits in scene.variants(freed, trial.rows)]
+def _with_freed(canvas: LockedCanvas, decisions: _Decisions, freed: Mask) -> tuple[Tensor, Mask]:
+    """What becomes of the decisions with each of `freed` [C, N] set free, [C, F] each."""
+    found = [decisions.of_logits(logits) for logits in canvas.variants(freed, decisions.rows)]
     margins, restored = zip(*found, strict=True)
     return torch.cat(margins), torch.cat(restored)
 
 
-def _smallest_group(scene: Scene, ranked: Tensor, trial: _Trial) -> list[int]:
-    """The shortest beginning of all locks, `ranked` first, that was tried and restores the trial's one decision."""
-    others = scene.frozen.clone()
+def _smallest_group(canvas: LockedCanvas, ranked: Tensor, decision: _Decisions) -> list[int]:
+    """The shortest beginning of all locks, `ranked` first, that was tried and restores the one decision."""
+    others = canvas.frozen.clone()
     others[ranked] = False
     order = torch.cat((ranked, others.nonzero().squeeze(1)))
-    place = torch.full_like(scene.inputs, len(order))
+    place = torch.full_like(canvas.inputs, len(order))
     place[order] = torch.arange(len(order), device=order.device)
 
     def works(sizes: Sequence[int]) -> list[bool]:
         freed = place < torch.tensor(sizes, device=place.device).unsqueeze(1)
-        return [bool(value) for value in _tried(scene, trial, freed)[1][:, 0].tolist()]
+        return [bool(value) for value in _with_freed(canvas, decision, freed)[1][:, 0].tolist()]
 
     sizes = [2**power for power in range(1, 32) if 2**power < len(order)] + [len(order)]
     found = works(sizes)

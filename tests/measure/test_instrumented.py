@@ -1,4 +1,4 @@
-"""The dense decoder gives the oracle's tokens, locks and logits, for many canvases at once."""
+"""The instrumented decoder gives the oracle's tokens, locks and logits, for many canvases at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surelock.decoding.oracle import OracleResult, _forward, _Stream, oracle_decode
 from surelock.errors import NonFiniteLogitsError, ParameterError
-from surelock.measure.dense import DenseDecoder, DenseState, RefreshEvery, ScriptedLocks, group_canvases
+from surelock.measure.instrumented import InstrumentedDecoder, MeasuredState, RefreshEvery, group_canvases
 from surelock.models.transformer import Transformer
 from surelock.ops.head_logits import head_logits
 from surelock.params import LockParams, SamplingParams
@@ -60,7 +60,7 @@ def test_tokens_locks_and_rows_equal_the_oracle(lock: LockParams | None, changes
         canvases[index][2] = canvases[index][5] = None
     num_compared, num_locked = 0, 0
     for group in group_canvases(canvases, 3):
-        found = DenseDecoder(model()).run([canvases[i] for i in group], params, seeds=group)
+        found = InstrumentedDecoder(model()).run([canvases[i] for i in group], params, seeds=group)
         for row, index in enumerate(group):
             expected = oracle_of(canvases[index], params, seed=index)
             if expected.margin < MARGIN:
@@ -86,7 +86,7 @@ def test_masked_rows_have_the_logits_of_a_locked_run(lock: LockParams) -> None:
     params = SamplingParams(max_tokens=14, lock=lock)
     num_read = 0
     stream: _Stream | None = None
-    for step in DenseDecoder(model()).steps(prompts(1, 6), params):
+    for step in InstrumentedDecoder(model()).steps(prompts(1, 6), params):
         stream = stream or _Stream(step.inputs[0], [None] * len(model().layers))
         stream.tokens = step.inputs[0]
         computed = (~step.locked | step.refreshed)[0]
@@ -101,18 +101,18 @@ def test_the_refresh_of_the_rule_is_that_of_the_oracle() -> None:
     lock = LockParams(kl_threshold=0.5, refresh=3)
     params = SamplingParams(max_tokens=16, lock=lock)
     (canvas,) = prompts(1, 6)
-    run = DenseDecoder(model()).run([canvas], params)
+    run = InstrumentedDecoder(model()).run([canvas], params)
     oracle = oracle_decode(model(), canvas, params, mask_token_id=MASK)
     assert oracle.margin > 1e-3
     assert run.tokens[0].tolist() == oracle.tokens
     assert [step or None for step in run.locked_at[0].tolist()] == oracle.locked_at
-    plain = DenseDecoder(model()).run([canvas], replace(params, lock=replace(lock, refresh=None)))
+    plain = InstrumentedDecoder(model()).run([canvas], replace(params, lock=replace(lock, refresh=None)))
     assert not torch.equal(run.tokens, plain.tokens) or not torch.equal(run.locked_at, plain.locked_at)
 
 
 def test_teacher_forcing_repeats_a_run() -> None:
     params = SamplingParams(max_tokens=16, lock=None)
-    decoder, canvases = DenseDecoder(model()), prompts(3, 5)
+    decoder, canvases = InstrumentedDecoder(model()), prompts(3, 5)
     free = decoder.run(canvases, params)
     locked_steps = list(decoder.steps(canvases, replace(params, lock=PAPER), forced=free))
     again = decoder.run(canvases, replace(params, lock=PAPER), forced=free)
@@ -125,18 +125,18 @@ def test_teacher_forcing_repeats_a_run() -> None:
     assert int((again.locked_at > 0).sum()) > 0
 
 
-def test_scripted_locks_repeat_a_run() -> None:
+def test_a_rule_that_repeats_the_locks_of_a_run_repeats_the_run() -> None:
     params = SamplingParams(max_tokens=16, lock=PAPER)
-    decoder, canvases = DenseDecoder(model()), prompts(2, 5)
+    decoder, canvases = InstrumentedDecoder(model()), prompts(2, 5)
     first = decoder.run(canvases, params)
-    second = decoder.run(canvases, params, rule=ScriptedLocks(first.locked_at))
+    second = decoder.run(canvases, params, rule=lambda state: first.locked_at == state.step)
     assert torch.equal(first.tokens, second.tokens)
     assert torch.equal(first.locked_at, second.locked_at)
     assert torch.equal(first.age_at_lock, second.age_at_lock)
 
 
 def test_ghosts_have_age_zero_and_prompts_have_seen_every_step() -> None:
-    record = DenseDecoder(model()).run(prompts(4, 5), SamplingParams(max_tokens=16, lock=LockParams.paper(50.0)))
+    record = InstrumentedDecoder(model()).run(prompts(4, 5), SamplingParams(max_tokens=16, lock=LockParams.paper(50.0)))
     locked = record.locked_at > 0
     age = torch.where(record.committed_at == 0, record.locked_at, record.locked_at - record.committed_at)
     assert torch.equal(record.age_at_lock[locked], age[locked])
@@ -145,11 +145,11 @@ def test_ghosts_have_age_zero_and_prompts_have_seen_every_step() -> None:
 
 
 def test_a_callable_rule_locks_candidates_only_and_never_on_the_last_step() -> None:
-    def everything(state: DenseState) -> Tensor:
+    def everything(state: MeasuredState) -> Tensor:
         assert state.step < state.num_steps
         return torch.ones_like(state.masked)
 
-    decoder, canvases = DenseDecoder(model()), prompts(2, 4)
+    decoder, canvases = InstrumentedDecoder(model()), prompts(2, 4)
     steps = list(decoder.steps(canvases, SamplingParams(max_tokens=6), rule=everything))
     assert bool(steps[0].newly_locked[:, :4].all())
     for step in steps:
@@ -160,9 +160,9 @@ def test_a_callable_rule_locks_candidates_only_and_never_on_the_last_step() -> N
 
 def test_refreshing_every_step_is_not_locking() -> None:
     params = SamplingParams(max_tokens=12, lock=PAPER)
-    decoder, canvases = DenseDecoder(model()), prompts(2, 6)
+    decoder, canvases = InstrumentedDecoder(model()), prompts(2, 6)
     free = list(decoder.steps(canvases, replace(params, lock=None)))
-    fresh = list(decoder.steps(canvases, params, refresh=1))
+    fresh = list(decoder.steps(canvases, params, refresh=RefreshEvery(1)))
     for a, b in zip(free, fresh, strict=True):
         torch.testing.assert_close(a.logits, b.logits)
         assert b.num_active.tolist() == [18, 18]
@@ -171,26 +171,27 @@ def test_refreshing_every_step_is_not_locking() -> None:
 
 def test_refresh_changes_what_others_read_from_that_step_on() -> None:
     params = SamplingParams(max_tokens=12, lock=PAPER)
-    decoder = DenseDecoder(model(), keep_keys_values=True)
+    decoder = InstrumentedDecoder(model(), keep_keys_values=True)
     steps = list(decoder.steps(prompts(2, 6), params, refresh=RefreshEvery(4)))
     assert [bool(step.refreshed.any()) for step in steps] == [t % 4 == 0 for t in range(1, 13)]
     for before, after in itertools.pairwise(steps):
-        assert before.keys_values is not None
-        assert after.keys_values is not None
-        old, new = before.keys_values[1], after.keys_values[1]
+        assert before.kv is not None
+        assert after.kv is not None
+        assert after.fresh_kv is not None
+        old, new, fresh = before.kv[1], after.kv[1], after.fresh_kv[1]
         frozen = after.locked & ~after.refreshed
         assert torch.equal(new.keys[frozen], old.keys[frozen])
         assert torch.equal(new.values[frozen], old.values[frozen])
-        assert torch.equal(new.keys[~frozen], new.fresh_keys[~frozen])
+        assert torch.equal(new.keys[~frozen], fresh.keys[~frozen])
         assert after.num_active.tolist() == (~frozen).sum(1).tolist()
 
 
 def test_unlocked_positions_are_computed_again_and_cannot_lock_at_once() -> None:
-    def all_locked_at_eight(state: DenseState) -> Tensor:
+    def all_locked_at_eight(state: MeasuredState) -> Tensor:
         return state.locked if state.step == 8 else torch.zeros_like(state.locked)
 
     params = SamplingParams(max_tokens=12, lock=LockParams(kl_threshold=50.0))
-    steps = list(DenseDecoder(model()).steps(prompts(1, 6), params, unlock=all_locked_at_eight))
+    steps = list(InstrumentedDecoder(model()).steps(prompts(1, 6), params, unlock=all_locked_at_eight))
     seventh, eighth, ninth, tenth = steps[6:10]
     assert int(seventh.locked.sum()) > 6
     assert torch.equal(eighth.unlocked, eighth.locked)
@@ -200,23 +201,26 @@ def test_unlocked_positions_are_computed_again_and_cannot_lock_at_once() -> None
 
 
 def test_drift_is_that_of_the_keys_and_values() -> None:
-    decoder = DenseDecoder(model(), measure_drift=True, keep_keys_values=True)
+    decoder = InstrumentedDecoder(model(), measure_drift=True, keep_keys_values=True)
     steps = list(decoder.steps(prompts(2, 6), SamplingParams(max_tokens=8, lock=PAPER)))
     assert steps[0].drift is not None
     assert bool(steps[0].drift.keys_step.isnan().all())
     for before, after in itertools.pairwise(steps):
         assert after.drift is not None
-        for layer, (old, new) in enumerate(zip(before.keys_values or (), after.keys_values or (), strict=True)):
-            moved = (new.fresh_keys - old.fresh_keys).flatten(2).norm(dim=2) / old.fresh_keys.flatten(2).norm(dim=2)
+        assert before.fresh_kv is not None
+        assert after.kv is not None
+        assert after.fresh_kv is not None
+        for layer, (old, read, new) in enumerate(zip(before.fresh_kv, after.kv, after.fresh_kv, strict=True)):
+            moved = (new.keys - old.keys).flatten(2).norm(dim=2) / old.keys.flatten(2).norm(dim=2)
             torch.testing.assert_close(after.drift.keys_step[layer], moved)
-            stale = (new.fresh_values - new.values).flatten(2).norm(dim=2) / new.values.flatten(2).norm(dim=2)
+            stale = (new.values - read.values).flatten(2).norm(dim=2) / read.values.flatten(2).norm(dim=2)
             found = after.drift.values_frozen[layer]
             assert torch.equal(found.isnan(), ~after.locked)
             torch.testing.assert_close(found[after.locked], stale[after.locked])
 
 
 def test_measurements_are_those_of_the_logits() -> None:
-    steps = list(DenseDecoder(model()).steps(prompts(2, 6), SamplingParams(max_tokens=5, lock=None)))
+    steps = list(InstrumentedDecoder(model()).steps(prompts(2, 6), SamplingParams(max_tokens=5, lock=None)))
     assert bool(steps[0].kl.isinf().all())
     for before, after in itertools.pairwise(steps):
         p, q = after.logits.double().log_softmax(2), before.logits.double().log_softmax(2)
@@ -228,14 +232,14 @@ def test_measurements_are_those_of_the_logits() -> None:
 
 
 def test_half_precision_runs_and_measures_in_float32() -> None:
-    decoder = DenseDecoder(tiny_model(0, torch.bfloat16))
+    decoder = InstrumentedDecoder(tiny_model(0, torch.bfloat16))
     steps = list(decoder.steps(prompts(2, 6), SamplingParams(max_tokens=5)))
     assert steps[-1].logits.dtype == torch.float32
     assert not bool((steps[-1].tokens == MASK).any())
 
 
 def test_batch_size_follows_the_memory() -> None:
-    decoder = DenseDecoder(model())
+    decoder = InstrumentedDecoder(model())
     assert decoder.batch_size(10, 1) == 1
     assert decoder.batch_size(10, 1 << 30) >= 2 * decoder.batch_size(40, 1 << 30) > 2
 
@@ -255,11 +259,11 @@ def test_canvases_that_do_not_belong_together_are_refused(
 ) -> None:
     params = SamplingParams(**{"max_tokens": 4, **changes})  # type: ignore[arg-type]
     with pytest.raises(ParameterError, match=message):
-        DenseDecoder(model()).steps(canvases, params, seeds=arguments.get("seeds", 0))
+        InstrumentedDecoder(model()).steps(canvases, params, seeds=arguments.get("seeds", 0))
 
 
 def test_a_record_of_other_canvases_is_refused() -> None:
-    decoder, params = DenseDecoder(model()), SamplingParams(max_tokens=4)
+    decoder, params = InstrumentedDecoder(model()), SamplingParams(max_tokens=4)
     other = decoder.run(prompts(1, 3), params)
     with pytest.raises(ParameterError, match="forced"):
         decoder.steps(prompts(2, 3), params, forced=other)
@@ -269,4 +273,4 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
     broken = tiny_model()
     broken.layers[0].down.weight.fill_(torch.nan)  # type: ignore[operator, union-attr]
     with pytest.raises(NonFiniteLogitsError, match="step 1"):
-        DenseDecoder(broken).run(prompts(1, 3), SamplingParams(max_tokens=2))
+        InstrumentedDecoder(broken).run(prompts(1, 3), SamplingParams(max_tokens=2))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from surelock.decoding.canvases import Mask
 from surelock.errors import ParameterError
-from surelock.measure.dense import DenseDecoder, DenseStep
-from surelock.measure.dense_layers import logits_of
-from surelock.measure.twin.dense_forward import DenseKV, Frozen, dense_forward
+from surelock.measure.instrumented import InstrumentedDecoder, MeasuredStep
+from surelock.measure.instrumented.forward import CanvasKV, Frozen, forward_canvases
+from surelock.measure.posteriors import logits_of
 from surelock.models.transformer import Transformer
 from surelock.params import LockParams, SamplingParams
 
@@ -32,7 +32,7 @@ class Locks:
     kl: Tensor
     uncertainty: Tensor
 
-    def after(self, step: DenseStep) -> Locks:
+    def after(self, step: MeasuredStep) -> Locks:
         """With what a step locked."""
         now = step.newly_locked
         return Locks(
@@ -59,7 +59,7 @@ class LockedSide:
         locks: those before this step, which are at step.locked.
     """
 
-    step: DenseStep
+    step: MeasuredStep
     locks: Locks
 
     @property
@@ -68,10 +68,10 @@ class LockedSide:
         return self.step.locked & ~self.step.refreshed
 
     @property
-    def kv(self) -> list[DenseKV]:
+    def kv(self) -> list[CanvasKV]:
         """Keys and values of every layer, as every row of this step read them."""
-        assert self.step.keys_values is not None
-        return [DenseKV(layer.keys, layer.values) for layer in self.step.keys_values]
+        assert self.step.kv is not None
+        return self.step.kv
 
     @property
     def since(self) -> Tensor:
@@ -80,7 +80,7 @@ class LockedSide:
 
 
 @dataclass(frozen=True, slots=True)
-class TwinStep:
+class ForcedStep:
     """One step of every run, all of which read the same tokens. [B, N] unless said otherwise.
 
     Attributes:
@@ -102,39 +102,38 @@ class TwinStep:
     given: Mask
     committed: Mask
     fresh_logits: Tensor
-    fresh_kv: list[DenseKV]
+    fresh_kv: list[CanvasKV]
     sides: Mapping[str, LockedSide]
 
     def logits_with(self, frozen: Frozen) -> Tensor:
         """Logits [n, V] of this step's masked rows had only this been frozen."""
-        return logits_of(self.model, dense_forward(self.model, self.inputs, frozen).hidden[self.masked])
+        return logits_of(self.model, forward_canvases(self.model, self.inputs, frozen).hidden[self.masked])
 
 
 def teacher_forced(
     model: Transformer, prompts: Sequence[Sequence[int]], params: SamplingParams, rules: Mapping[str, LockParams]
-) -> Iterator[TwinStep]:
+) -> Iterator[ForcedStep]:
     """Decode prompts of one length without locks, and let a locked run for each rule repeat every unmasking decision.
 
-    params.lock is not used. Raises as `DenseDecoder.steps`.
+    params.lock is not used. Raises as `InstrumentedDecoder.steps`.
     """
     plain = replace(params, lock=None)
-    record = DenseDecoder(model).run(prompts, plain)
-    decoder = DenseDecoder(model, keep_keys_values=True)
+    record = InstrumentedDecoder(model).run(prompts, plain)
+    decoder = InstrumentedDecoder(model, keep_keys_values=True)
     free = decoder.steps(prompts, plain)
     runs = {name: decoder.steps(prompts, replace(params, lock=lock), forced=record) for name, lock in rules.items()}
     locks: dict[str, Locks] = {}
     given: Mask | None = None
     for fresh in free:
-        assert fresh.keys_values is not None
+        assert fresh.kv is not None
         given = ~fresh.masked if given is None else given
         steps = {name: next(run) for name, run in runs.items()}
         sides = {
             name: LockedSide(step, locks.setdefault(name, Locks.none(fresh.inputs))) for name, step in steps.items()
         }
-        kv = [DenseKV(layer.keys, layer.values) for layer in fresh.keys_values]
-        yield TwinStep(
+        yield ForcedStep(
             model, fresh.step, fresh.num_steps, fresh.inputs, fresh.tokens, fresh.masked, given, fresh.committed,
-            fresh.logits, kv, sides,
+            fresh.logits, fresh.kv, sides,
         )  # fmt: skip
         locks = {name: locks[name].after(step) for name, step in steps.items()}
 
@@ -145,20 +144,20 @@ def self_paced(
     params: SamplingParams,
     *,
     name: str = "locked",
-) -> Iterator[TwinStep]:
+) -> Iterator[ForcedStep]:
     """A locked run that makes its own decisions, beside a forward of its own canvas with nothing frozen.
 
-    Raises as `DenseDecoder.steps`; ParameterError also for a cfg_scale or a temperature.
+    Raises as `InstrumentedDecoder.steps`; ParameterError also for a cfg_scale or a temperature.
     """
     if params.cfg_scale > 0 or params.temperature > 0:
         raise ParameterError("locks are explained at temperature 0 and without guidance; leave both as they are")
     locks: Locks | None = None
     given: Mask | None = None
-    for step in DenseDecoder(model, keep_keys_values=True).steps(canvases, params):
+    for step in InstrumentedDecoder(model, keep_keys_values=True).steps(canvases, params):
         given = ~step.masked if given is None else given
         locks = Locks.none(step.inputs) if locks is None else locks
-        hidden, kv = dense_forward(model, step.inputs)
-        yield TwinStep(
+        hidden, kv, _ = forward_canvases(model, step.inputs)
+        yield ForcedStep(
             model, step.step, step.num_steps, step.inputs, step.tokens, step.masked, given, step.committed,
             logits_of(model, hidden), kv, {name: LockedSide(step, locks)},
         )  # fmt: skip

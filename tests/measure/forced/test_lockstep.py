@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from surelock.measure.dense import DenseDecoder
-from surelock.measure.dense_layers import logits_of
-from surelock.measure.twin.compare import compare
-from surelock.measure.twin.dense_forward import Frozen, dense_forward
-from surelock.measure.twin.lockstep import self_paced, teacher_forced
+from surelock.measure.forced.lockstep import self_paced, teacher_forced
+from surelock.measure.instrumented import InstrumentedDecoder
+from surelock.measure.instrumented.forward import Frozen, forward_canvases
+from surelock.measure.posteriors import compare, logits_of
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import MASK, tiny_model
 
@@ -19,15 +18,15 @@ LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=None)
 
 
 def test_a_rule_that_never_locks_changes_nothing_at_all() -> None:
-    for twin in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"never": NEVER}):
-        found = compare(twin.fresh_logits[twin.masked], twin.sides["never"].step.logits[twin.masked], MASK)
+    for paired in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"never": NEVER}):
+        found = compare(paired.fresh_logits[paired.masked], paired.sides["never"].step.logits[paired.masked], MASK)
         assert found.kl.eq(0).all()
         assert not found.flipped.any()
 
 
 def test_every_run_repeats_the_decisions_of_the_one_without_locks() -> None:
     model = tiny_model()
-    record = DenseDecoder(model).run(PROMPTS, SamplingParams(max_tokens=10, lock=None))
+    record = InstrumentedDecoder(model).run(PROMPTS, SamplingParams(max_tokens=10, lock=None))
     last = None
     for last in teacher_forced(model, PROMPTS, PARAMS, {"literal": LITERAL, "default": LockParams()}):
         for side in last.sides.values():
@@ -41,12 +40,12 @@ def test_every_run_repeats_the_decisions_of_the_one_without_locks() -> None:
 
 def test_a_lock_is_known_by_its_step_and_its_age() -> None:
     ages = set()
-    for twin in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"literal": LITERAL}):
-        side = twin.sides["literal"]
+    for paired in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"literal": LITERAL}):
+        side = paired.sides["literal"]
         assert torch.equal(side.frozen, side.locks.at > 0)
         assert (side.since[side.frozen] > 0).all()
         assert side.locks.kl[side.frozen].isfinite().all()
-        ages |= set(side.locks.age[side.frozen & ~twin.given].tolist())
+        ages |= set(side.locks.age[side.frozen & ~paired.given].tolist())
     # Everything stable at once: a position locks as it is unmasked, except in step 1, which has no divergence.
     assert ages == {0, 1}
 
@@ -54,10 +53,10 @@ def test_a_lock_is_known_by_its_step_and_its_age() -> None:
 def test_a_refreshed_position_is_not_frozen() -> None:
     rule = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=3)
     refreshed = 0
-    for twin in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"refreshed": rule}):
-        side = twin.sides["refreshed"]
+    for paired in teacher_forced(tiny_model(), PROMPTS, PARAMS, {"refreshed": rule}):
+        side = paired.sides["refreshed"]
         locked = side.locks.at > 0
-        expected = torch.zeros_like(locked) if twin.step % 3 == 0 else locked
+        expected = torch.zeros_like(locked) if paired.step % 3 == 0 else locked
         assert torch.equal(side.frozen, expected)
         refreshed += int((locked & ~side.frozen).sum())
     assert refreshed > 0
@@ -65,23 +64,23 @@ def test_a_refreshed_position_is_not_frozen() -> None:
 
 def test_freezing_what_is_frozen_gives_the_locked_run_again() -> None:
     model = tiny_model()
-    for twin in teacher_forced(model, PROMPTS, PARAMS, {"literal": LITERAL}):
-        side = twin.sides["literal"]
-        again = twin.logits_with(Frozen(side.frozen, side.kv))
-        torch.testing.assert_close(again, side.step.logits[twin.masked])
-        free = twin.logits_with(Frozen(torch.zeros_like(side.frozen), side.kv))
-        torch.testing.assert_close(free, twin.fresh_logits[twin.masked])
-        in_no_layer = twin.logits_with(Frozen(side.frozen, side.kv, []))
-        torch.testing.assert_close(in_no_layer, twin.fresh_logits[twin.masked])
+    for paired in teacher_forced(model, PROMPTS, PARAMS, {"literal": LITERAL}):
+        side = paired.sides["literal"]
+        again = paired.logits_with(Frozen(side.frozen, side.kv))
+        torch.testing.assert_close(again, side.step.logits[paired.masked])
+        free = paired.logits_with(Frozen(torch.zeros_like(side.frozen), side.kv))
+        torch.testing.assert_close(free, paired.fresh_logits[paired.masked])
+        in_no_layer = paired.logits_with(Frozen(side.frozen, side.kv, []))
+        torch.testing.assert_close(in_no_layer, paired.fresh_logits[paired.masked])
 
 
 def test_a_run_at_its_own_pace_is_compared_on_its_own_canvas() -> None:
     model = tiny_model()
     params = SamplingParams(max_tokens=10, lock=LITERAL)
-    record = DenseDecoder(model).run(PROMPTS, params)
+    record = InstrumentedDecoder(model).run(PROMPTS, params)
     last = None
     for last in self_paced(model, PROMPTS, params):
-        plain = logits_of(model, dense_forward(model, last.inputs).hidden)
+        plain = logits_of(model, forward_canvases(model, last.inputs).hidden)
         torch.testing.assert_close(last.fresh_logits, plain)
         assert torch.equal(last.committed, record.committed_at == last.step)
     assert last is not None

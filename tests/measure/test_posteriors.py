@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from surelock.measure import dense, parts
-from surelock.measure.parts import row_parts, rows_at_a_time
+from surelock.measure import posteriors
+from surelock.measure.forced.lockstep import self_paced
+from surelock.measure.instrumented import InstrumentedDecoder
+from surelock.measure.posteriors import compare, row_parts
 from surelock.measure.trace import trace
-from surelock.measure.twin import compare
-from surelock.measure.twin.lockstep import self_paced
+from surelock.ops.step_kl import kl_from_logits
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import tiny_model
 
@@ -29,18 +30,19 @@ def test_parts_cover_all_rows_and_hold_few_elements(num_rows: int, num_columns: 
     num_columns = max(num_columns, 1 << 12)
     found = row_parts(num_rows, num_columns)
     assert [index for part in found for index in range(num_rows)[part]] == list(range(num_rows))
-    assert rows_at_a_time(num_columns) == 1 or rows_at_a_time(num_columns) * num_columns <= parts.PART_ELEMENTS
+    largest = max(len(range(num_rows)[part]) for part in found)
+    assert largest <= 1 or largest * num_columns <= posteriors.PART_ELEMENTS
 
 
 def _traced() -> dict[str, Any]:
-    found = trace(dense.DenseDecoder(tiny_model()), CANVASES, PARAMS)
+    found = trace(InstrumentedDecoder(tiny_model()), CANVASES, PARAMS)
     return {name: getattr(found, name) for name in ("kl", "logit_step", "log_step", "tv", "log_gap", "token_gap")}
 
 
 def _compared() -> dict[str, Any]:
     params = SamplingParams(max_tokens=6, lock=LockParams(kl_threshold=0.2))
     kl = [
-        compare.compare(step.fresh_logits.flatten(0, 1), step.sides["locked"].step.logits.flatten(0, 1), 47).kl
+        compare(step.fresh_logits.flatten(0, 1), step.sides["locked"].step.logits.flatten(0, 1), 47).kl
         for step in self_paced(tiny_model(), CANVASES, params)
     ]
     return {"kl": torch.cat(kl).numpy()}
@@ -59,10 +61,8 @@ def test_small_parts_measure_the_same(measure: Callable[[], dict[str, Any]], mon
 
         return counted
 
-    monkeypatch.setattr(parts, "PART_ELEMENTS", bound)
-    for module in (dense, compare):
-        if hasattr(module, "kl_from_logits"):
-            monkeypatch.setattr(module, "kl_from_logits", spy(module.kl_from_logits))
+    monkeypatch.setattr(posteriors, "PART_ELEMENTS", bound)
+    monkeypatch.setattr(posteriors, "kl_from_logits", spy(kl_from_logits))
     for name, values in measure().items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-4, atol=1e-5, err_msg=name)
     assert sizes

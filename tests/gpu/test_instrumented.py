@@ -1,4 +1,4 @@
-"""The dense decoder and what is built on it, on a CUDA device: `python -m pytest -m gpu`."""
+"""The instrumented decoder and what is built on it, on a CUDA device: `python -m pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from surelock.decoding.oracle import oracle_decode
-from surelock.measure.dense import DenseDecoder
+from surelock.measure.instrumented import InstrumentedDecoder, RefreshEvery
 from surelock.measure.trace import lock_steps, trace
 from surelock.params import LockParams, SamplingParams
 from tests.tiny import MASK, tiny_model
@@ -30,7 +30,7 @@ def test_tokens_and_locks_equal_the_oracle_on_the_cpu(lock: LockParams | None, t
     cpu, cuda = tiny_model(2), tiny_model(2).to("cuda")
     params = SamplingParams(max_tokens=20, steps=14, block_length=12, temperature=temperature, lock=lock)
     canvases = prompts(8, 9)
-    found = DenseDecoder(cuda).run(canvases, params, seeds=range(8))
+    found = InstrumentedDecoder(cuda).run(canvases, params, seeds=range(8))
     num_compared = 0
     for row, canvas in enumerate(canvases):
         oracle = oracle_decode(cpu, canvas, params, mask_token_id=MASK, seed=row)
@@ -44,7 +44,9 @@ def test_tokens_and_locks_equal_the_oracle_on_the_cpu(lock: LockParams | None, t
 
 def test_a_trace_is_that_of_the_cpu() -> None:
     params = SamplingParams(max_tokens=16, lock=None, seed=0)
-    cpu, cuda = (trace(DenseDecoder(tiny_model(1).to(device)), prompts(3, 8), params) for device in ("cpu", "cuda"))
+    cpu, cuda = (
+        trace(InstrumentedDecoder(tiny_model(1).to(device)), prompts(3, 8), params) for device in ("cpu", "cuda")
+    )
     np.testing.assert_allclose(cuda.tv, cpu.tv, atol=1e-4)
     np.testing.assert_allclose(cuda.kl[1:], cpu.kl[1:], atol=1e-4)
     assert np.array_equal(cuda.committed_at, cpu.committed_at)
@@ -53,7 +55,9 @@ def test_a_trace_is_that_of_the_cpu() -> None:
 
 def test_half_precision_runs() -> None:
     model = tiny_model(0, torch.bfloat16).to("cuda")
-    record = DenseDecoder(model, measure_drift=True).run(prompts(4, 8), SamplingParams(max_tokens=8), refresh=4)
+    record = InstrumentedDecoder(model, measure_drift=True).run(
+        prompts(4, 8), SamplingParams(max_tokens=8), refresh=RefreshEvery(4)
+    )
     assert not bool((record.tokens == MASK).any())
 
 
@@ -63,7 +67,7 @@ def test_large_batches_stay_within_memory() -> None:
         "vocab_size": 4096, "embedding_size": 4096, "hidden_size": 384, "intermediate_size": 1024, "num_layers": 8,
         "num_heads": 6, "num_kv_heads": 6, "head_dim": 64, "max_sequence_length": 512,
     }  # fmt: skip
-    decoder = DenseDecoder(tiny_model(0, **overrides).to("cuda"), measure_drift=True)
+    decoder = InstrumentedDecoder(tiny_model(0, **overrides).to("cuda"), measure_drift=True)
     torch.cuda.reset_peak_memory_stats()
     decoder.run(prompts(128, 64), SamplingParams(max_tokens=256, steps=4))
     assert torch.cuda.max_memory_allocated() < 40 << 30
