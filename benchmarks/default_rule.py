@@ -30,11 +30,10 @@ import torch
 from rule_decoding import NUM_PROMPT, Job, Rule, Run, Worker, Workload
 
 from surelock import LockParams
-from surelock.measure.judge import perplexity
-from surelock.measure.statistics import mcnemar, paired_difference
+from surelock.measure.metrics import perplexity
+from surelock.measure.statistics import mcnemar, paired_difference, perplexity_ratio
 from surelock.measure.task_eval import evaluation_problems
 from surelock.measure.tasks import Problem
-from surelock.measure.text.intervals import perplexity_ratio
 from surelock.results.environment import environment
 from surelock.results.tables import csv_table
 

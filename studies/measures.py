@@ -12,11 +12,9 @@ from studies.bench import parse_length
 from studies.study import Cell, Row, Rows
 from studies.workload import continuations
 from surelock.flops import exact_flops, paper_batch
-from surelock.measure.judge import perplexity
-from surelock.measure.metrics import agreement, distinct_n, entropy
-from surelock.measure.statistics import mcnemar, paired_difference
+from surelock.measure.metrics import agreement, distinct_n, entropy, perplexity
+from surelock.measure.statistics import mcnemar, paired_difference, perplexity_ratio
 from surelock.measure.tasks import check
-from surelock.measure.text.intervals import perplexity_ratio
 
 if TYPE_CHECKING:
     from studies.bench import Bench

@@ -11,14 +11,13 @@ import pytest
 
 from surelock import LLM, LockParams, SamplingParams
 from surelock.errors import ParameterError, PromptError, TokenizerError
-from surelock.measure.judge import Judge, perplexity
-from surelock.measure.metrics import distinct_n
+from surelock.measure.judge import Judge
+from surelock.measure.metrics import distinct_n, perplexity
 from surelock.measure.rules import parse_rules
-from surelock.measure.statistics import paired_difference
+from surelock.measure.statistics import paired_difference, perplexity_ratio
 from surelock.measure.text import InfillProblem, TextPrompt, load_infill, load_text
 from surelock.measure.text.continuation import REAL_TEXT, TextSetting, measure_continuations
 from surelock.measure.text.fill import measure_infilling
-from surelock.measure.text.intervals import perplexity_ratio
 from tests.checkpoints import write_checkpoint
 
 RECKLESS = {"none": None, "always": LockParams(kl_threshold=1e6)}

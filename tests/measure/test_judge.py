@@ -24,7 +24,8 @@ from surelock.errors import (
     TokenizerError,
     WeightsError,
 )
-from surelock.measure.judge import JUDGE_FOLDER, JUDGE_NAME, Judge, perplexity
+from surelock.measure.judge import JUDGE_FOLDER, JUDGE_NAME, Judge
+from surelock.measure.metrics import perplexity
 from surelock.models.hub import EMBEDDED_FOLDER
 
 PREFIXES = ["She had been forced into prudence in her", "", "The server listens on"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surelock.errors import ParameterError
-from surelock.measure.metrics import agreement, distinct_n, entropy, first_divergence
+from surelock.measure.metrics import agreement, distinct_n, entropy
 
 ids = st.lists(st.integers(0, 5), max_size=30)
 
@@ -30,14 +30,11 @@ def test_entropy_is_that_of_the_token_frequencies() -> None:
     assert entropy([1, 1, 1, 2]) == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
 
 
-def test_agreement_and_first_divergence() -> None:
+def test_agreement_is_position_by_position() -> None:
     assert agreement([1, 2, 3, 4], [1, 9, 3, 4]) == 0.75
-    assert first_divergence([1, 2, 3, 4], [1, 9, 3, 9]) == 1
-    assert first_divergence([1, 2], [1, 2]) is None
     assert agreement([], []) == 1
-    for function in (agreement, first_divergence):
-        with pytest.raises(ParameterError, match="1 and 2 tokens"):
-            function([1], [1, 2])
+    with pytest.raises(ParameterError, match="1 and 2 tokens"):
+        agreement([1], [1, 2])
 
 
 @given(ids, st.integers(1, 4))
@@ -46,9 +43,3 @@ def test_repeating_a_text_never_makes_it_more_distinct(tokens: list[int], n: int
     assert entropy(tokens + tokens) == pytest.approx(entropy(tokens))
     if len(tokens) >= n:
         assert distinct_n(tokens + tokens + tokens, n) <= distinct_n(tokens, n)
-
-
-@given(ids, ids)
-def test_agreement_is_one_exactly_where_nothing_diverges(first: list[int], second: list[int]) -> None:
-    second = (second + [0] * len(first))[: len(first)]
-    assert (agreement(first, second) == 1) == (first_divergence(first, second) is None)

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from surelock.errors import ParameterError
 from surelock.measure.statistics import (
     McNemar,
-    difference_of_means,
     mcnemar,
     paired_difference,
-    ratio_of_means,
     weighted_mean,
 )
 
@@ -89,27 +87,20 @@ def test_difference_takes_truth_values() -> None:
     assert paired_difference([True, True, False, True], [False, True, False, False], seed=0).value == 0.5
 
 
-def test_ratio() -> None:
-    # Means 3 / 2 and 1 / 2 of every item, so every resample has the ratio 3.
-    found = ratio_of_means([3, 6], [2, 4], [1, 5], [2, 10], seed=0)
-    assert (found.value, found.low, found.high) == pytest.approx((3, 3, 3))
-
-
-def test_ratio_has_the_normal_interval() -> None:
+def test_a_weighted_mean_has_the_normal_interval() -> None:
     rng = np.random.default_rng(5)
     counts = rng.integers(50, 150, size=1_000)
     sums = counts * 2 + rng.normal(0, 20, size=1_000)
-    found = ratio_of_means(list(sums), list(counts), [1.0] * 1_000, [1.0] * 1_000, seed=7)
+    found = weighted_mean(list(sums), list(counts), seed=7)
     # Delta method: the residuals' deviation over the mean of the denominator.
     error = float((sums - found.value * counts).std()) / float(counts.mean()) / math.sqrt(1_000)
     assert found.value == pytest.approx(float(sums.sum() / counts.sum()))
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.06)
 
 
-def test_ratio_skips_resamples_without_events() -> None:
-    found = ratio_of_means([1, 1], [1, 1], [1, 0], [1, 1], seed=0)
-    assert found.value == 2
-    assert (found.low, found.high) == (1, 2)
+def test_a_weighted_mean_skips_resamples_of_nothing() -> None:
+    found = weighted_mean([0, 3], [0, 1], seed=0)
+    assert (found.value, found.low, found.high) == (3, 3, 3)
 
 
 def test_a_mean_over_groups_is_as_uncertain_as_the_groups() -> None:
@@ -119,17 +110,6 @@ def test_a_mean_over_groups_is_as_uncertain_as_the_groups() -> None:
     # Ten equal values of a group are worth one.
     assert found.value == pytest.approx(float(of_group.mean()))
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * float(of_group.std()) / 20, rel=0.06)
-
-
-def test_difference_of_means_over_the_same_items_is_paired() -> None:
-    sizes = [float(number) for number in range(1, 101)]
-    found = difference_of_means([3 * size for size in sizes], sizes, [2 * size for size in sizes], sizes, seed=0)
-    assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))
-    backward = difference_of_means([1, 0, 0], [1, 0, 1], [0, 4, 4], [0, 2, 1], seed=0)
-    assert backward.value == pytest.approx(1 / 2 - 8 / 3)
-    assert backward.low < backward.value < backward.high
-    with pytest.raises(ParameterError, match="den_b sums to 0"):
-        difference_of_means([1], [1], [0], [0], seed=0)
 
 
 @given(truths, st.integers(0, 1 << 40))
@@ -148,12 +128,12 @@ def test_lengths_are_checked(a: list[float], b: list[float], named: str) -> None
     with pytest.raises(ParameterError, match=named):
         paired_difference(a, b, seed=0)
     with pytest.raises(ParameterError, match=r"lengths differ|no items"):
-        ratio_of_means(a, b, b, b, seed=0)
+        weighted_mean(a, b, seed=0)
 
 
 def test_what_cannot_be_divided_by_is_refused() -> None:
-    with pytest.raises(ParameterError, match="num_b sums to 0"):
-        ratio_of_means([1], [1], [0], [1], seed=0)
+    with pytest.raises(ParameterError, match="den sums to 0"):
+        weighted_mean([1], [0], seed=0)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, math.nan])

@@ -15,7 +15,7 @@ import pytest
 from surelock import LLM
 from surelock.errors import ParameterError, PromptError
 from surelock.measure.text import InfillProblem, load_infill, load_text
-from surelock.measure.text.documents import SPLITS, load_passages
+from surelock.measure.text.documents import SPLITS, Passage, in_turns
 from surelock.measure.text.infilling import MAX_WORDS, MIN_WORDS
 from surelock.text.tokenizer import Tokenizer
 
@@ -48,21 +48,25 @@ def test_the_data_names_every_source_and_licence(documents: list[dict[str, str]]
     assert f"{SPLITS['test'].stat().st_size:,} bytes packed" in readme
 
 
+def passages(split: str = "test") -> list[Passage]:
+    return list(in_turns(lambda passage: passage, split))
+
+
 def test_passages_hold_the_documents_whole(documents: list[dict[str, str]]) -> None:
-    passages = load_passages()
-    assert len({passage.key for passage in passages}) == len(passages)
-    kept = sum(len("".join(passage.text.split())) for passage in passages)
+    found = passages()
+    assert len({passage.key for passage in found}) == len(found)
+    kept = sum(len("".join(passage.text.split())) for passage in found)
     assert kept == sum(len("".join(document["text"].split())) for document in documents)
     sources = {document["source"] for document in documents}
-    assert {passage.source for passage in passages[: len(sources)]} == sources
+    assert {passage.source for passage in found[: len(sources)]} == sources
     with pytest.raises(ParameterError, match="split is 'train'; the package holds test"):
-        load_passages("train")
+        passages("train")
 
 
 def test_prompts_have_so_many_tokens_and_go_on(tokenizer: Tokenizer) -> None:
     prompts = load_text(tokenizer=tokenizer, num_prompts=30, num_prompt_tokens=20, num_continuation_tokens=100)
     assert len(prompts) == 30
-    texts = [passage.text for passage in load_passages()]
+    texts = [passage.text for passage in passages()]
     for prompt in prompts:
         assert len(prompt.token_ids) == 20
         assert tokenizer.decode(prompt.token_ids) == prompt.prompt
@@ -87,8 +91,8 @@ def test_every_document_gives_one_prompt_before_any_gives_a_second(
 
 
 def test_the_sources_take_turns_in_every_round() -> None:
-    passages = load_passages()
-    first = passages[: len({passage.document for passage in passages})]
+    found = passages()
+    first = found[: len({passage.document for passage in found})]
     for num in (1, 20, 100):
         counts = Counter(passage.source for passage in first[:num])
         totals = Counter(passage.source for passage in first)
@@ -163,7 +167,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
 def test_gaps_are_words_inside_sentences_of_the_text(tokenizer: Tokenizer) -> None:
     problems = load_infill(num_problems=200)
     assert len(problems) == 200
-    texts = [passage.text for passage in load_passages()]
+    texts = [passage.text for passage in passages()]
     for problem in problems:
         assert MIN_WORDS <= len(problem.answer.split()) <= MAX_WORDS
         assert problem.answer[0].isspace()
@@ -174,7 +178,7 @@ def test_gaps_are_words_inside_sentences_of_the_text(tokenizer: Tokenizer) -> No
         assert any(problem.before + problem.answer + problem.after in text for text in texts)
         assert problem.is_solved_by(problem.answer.strip())
         assert not problem.is_solved_by(problem.answer + " more")
-    names = {passage.text: passage.document for passage in load_passages()}
+    names = {passage.text: passage.document for passage in passages()}
     of_documents = [
         next(names[text] for text in texts if problem.before + problem.answer + problem.after in text)
         for problem in problems

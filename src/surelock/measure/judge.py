@@ -168,19 +168,6 @@ class Judge:
         return totals
 
 
-def perplexity(pairs: Sequence[tuple[float, int]]) -> float:
-    """exp of all nats over all tokens (micro-averaged) of what `Judge.negative_log_likelihood` gives.
-
-    Raises:
-        ParameterError: there is no token.
-    """
-    num_tokens = sum(count for _, count in pairs)
-    if num_tokens == 0:
-        raise ParameterError(f"there is no token in {len(pairs)} texts, so no perplexity; give texts with words")
-    mean = sum(nats for nats, _ in pairs) / num_tokens
-    return math.exp(mean) if mean < 700 else math.inf
-
-
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Ids of which those from `first` on are scored, for the text of that index."""

@@ -35,22 +35,21 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> float:
     Raises:
         ParameterError: the lengths differ.
     """
-    _check_lengths(first, second)
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first) if first else 1.0
-
-
-def first_divergence(first: Sequence[int], second: Sequence[int]) -> int | None:
-    """Index of the first position where the two differ, or None.
-
-    Raises:
-        ParameterError: the lengths differ.
-    """
-    _check_lengths(first, second)
-    return next((index for index, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
-
-
-def _check_lengths(first: Sequence[int], second: Sequence[int]) -> None:
     if len(first) != len(second):
         raise ParameterError(
             f"the texts have {len(first)} and {len(second)} tokens; compare texts of the same canvas, end ids included"
         )
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first) if first else 1.0
+
+
+def perplexity(pairs: Sequence[tuple[float, int]]) -> float:
+    """exp of all nats over all tokens (micro-averaged) of what `Judge.negative_log_likelihood` gives.
+
+    Raises:
+        ParameterError: there is no token.
+    """
+    num_tokens = sum(count for _, count in pairs)
+    if num_tokens == 0:
+        raise ParameterError(f"there is no token in {len(pairs)} texts, so no perplexity; give texts with words")
+    mean = sum(nats for nats, _ in pairs) / num_tokens
+    return math.exp(mean) if mean < 700 else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from surelock.errors import ParameterError, shown
+from surelock.measure.metrics import perplexity
 
 NUM_RESAMPLES: Final = 5_000
 # Bounds the memory of resampling: numbers held at once.
@@ -74,34 +76,6 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, seed: int, leve
     return Interval(float(difference.mean()), low, high)
 
 
-def ratio_of_means(
-    num_a: Sequence[float],
-    den_a: Sequence[float],
-    num_b: Sequence[float],
-    den_b: Sequence[float],
-    *,
-    seed: int,
-    level: float = 0.95,
-) -> Interval:
-    """(sum(num_a) / sum(den_a)) / (sum(num_b) / sum(den_b)) with a percentile bootstrap over the items.
-
-    Args:
-        num_a, den_a, num_b, den_b: for each item what it adds to either mean, the same items in the same order.
-        seed: of the resampling.
-        level: of the interval.
-
-    Raises:
-        ParameterError: the sequences differ in length or are empty, den_a, num_b or den_b sums to 0, or the level is
-            not between 0 and 1.
-    """
-    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, divisors=("den_a", "num_b", "den_b"))
-    # A few resamples of rare events have nothing to divide by.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = drawn[:, 0] / drawn[:, 1] / (drawn[:, 2] / drawn[:, 3])
-    low, high = _ends(ratios[np.isfinite(ratios)], level)
-    return Interval(float(totals[0] / totals[1] / (totals[2] / totals[3])), low, high)
-
-
 def weighted_mean(num: Sequence[float], den: Sequence[float], *, seed: int, level: float = 0.95) -> Interval:
     """sum(num) / sum(den) with a percentile bootstrap over the items.
 
@@ -113,57 +87,45 @@ def weighted_mean(num: Sequence[float], den: Sequence[float], *, seed: int, leve
     Raises:
         ParameterError: the sequences differ in length or are empty, den sums to 0, or the level is not between 0 and 1.
     """
-    nothing = [0.0] * len(num)
-    return difference_of_means(num, den, nothing, den, seed=seed, level=level)
+    _check_lengths(num=num, den=den)
+    # [items, 2]
+    columns = np.asarray([num, den], dtype=np.float64).T
+    total = columns.sum(axis=0)
+    if total[1] == 0:
+        raise ParameterError("den sums to 0 and would be divided by; leave this mean out")
+    drawn = np.concatenate([weights @ columns[items] for items, weights in _resamples(columns, seed)])
+    # A few resamples of rare things have nothing to divide by.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = drawn[:, 0] / drawn[:, 1]
+    low, high = _ends(means[np.isfinite(means)], level)
+    return Interval(float(total[0] / total[1]), low, high)
 
 
-def difference_of_means(
-    num_a: Sequence[float],
-    den_a: Sequence[float],
-    num_b: Sequence[float],
-    den_b: Sequence[float],
-    *,
-    seed: int,
-    level: float = 0.95,
+def perplexity_ratio(
+    scores: Sequence[tuple[float, int]], baseline: Sequence[tuple[float, int]], *, seed: int, level: float = 0.95
 ) -> Interval:
-    """sum(num_a) / sum(den_a) - sum(num_b) / sum(den_b) with a percentile bootstrap over the items.
+    """Perplexity of `scores` over that of `baseline`, with a percentile bootstrap over prompts, paired.
 
     Args:
-        num_a, den_a, num_b, den_b: for each item what it adds to either mean, the same items in the same order.
+        scores, baseline: (nats, tokens) of each prompt's text, the same prompts in the same order.
         seed: of the resampling.
         level: of the interval.
 
     Raises:
-        ParameterError: the sequences differ in length or are empty, den_a or den_b sums to 0, or the level is not
-            between 0 and 1.
+        ParameterError: the prompts differ in number, or there is no token.
     """
-    totals, drawn = _totals(num_a, den_a, num_b, den_b, seed=seed, divisors=("den_a", "den_b"))
-    # A few resamples of rare things have nothing to divide by.
+    if len(scores) != len(baseline):
+        raise ParameterError(f"there are {len(scores)} scores for {len(baseline)} of the baseline; give pairs")
+    value = perplexity(scores) / perplexity(baseline)
+    # [prompts, 4]: nats and tokens, of the scores and of the baseline
+    columns = np.concatenate([np.asarray(scores, np.float64), np.asarray(baseline, np.float64)], axis=1)
+    # [resamples, prompts]: how often each prompt is drawn
+    drawn = np.random.default_rng(seed).multinomial(len(scores), [1 / len(scores)] * len(scores), size=NUM_RESAMPLES)
+    sums = drawn @ columns
     with np.errstate(divide="ignore", invalid="ignore"):
-        differences = drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
-    low, high = _ends(differences[np.isfinite(differences)], level)
-    return Interval(float(totals[0] / totals[1] - totals[2] / totals[3]), low, high)
-
-
-def _totals(
-    num_a: Sequence[float],
-    den_a: Sequence[float],
-    num_b: Sequence[float],
-    den_b: Sequence[float],
-    *,
-    seed: int,
-    divisors: Sequence[str],
-) -> tuple[_Array, _Array]:
-    """The sums of all items [4] and those of every resample [resamples, 4]; those named must not be 0."""
-    given = {"num_a": num_a, "den_a": den_a, "num_b": num_b, "den_b": den_b}
-    _check_lengths(**given)
-    # [items, 4]
-    columns = np.asarray(list(given.values()), dtype=np.float64).T
-    totals = columns.sum(axis=0)
-    for name, total in zip(given, totals, strict=True):
-        if name in divisors and total == 0:
-            raise ParameterError(f"{name} sums to 0 and would be divided by; leave this comparison out")
-    return totals, np.concatenate([weights @ columns[items] for items, weights in _resamples(columns, seed)])
+        difference = sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3]
+    low, high = np.nanquantile(difference, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, math.exp(low), math.exp(high))
 
 
 def _resamples(items: _Array, seed: int) -> Iterator[tuple[_Array, _Array]]:

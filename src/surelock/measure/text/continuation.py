@@ -9,11 +9,10 @@ from typing import Any
 
 from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.llm import LLM
-from surelock.measure.judge import Judge, perplexity
-from surelock.measure.metrics import agreement, distinct_n, entropy
+from surelock.measure.judge import Judge
+from surelock.measure.metrics import agreement, distinct_n, entropy, perplexity
 from surelock.measure.rules import NO_LOCK
-from surelock.measure.statistics import paired_difference
-from surelock.measure.text.intervals import perplexity_ratio
+from surelock.measure.statistics import paired_difference, perplexity_ratio
 from surelock.measure.text.prompts import TextPrompt
 from surelock.output import RequestOutput
 from surelock.params import LockParams, SamplingParams

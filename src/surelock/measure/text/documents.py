@@ -39,15 +39,6 @@ class Passage:
     text: str
 
 
-def load_passages(split: str = "test") -> list[Passage]:
-    """Passages of at least 2,400 characters (the last of a document may be shorter), in the order of `in_turns`.
-
-    Raises:
-        ParameterError: there is no such split.
-    """
-    return list(in_turns(lambda passage: passage, split))
-
-
 def in_turns(make: Callable[[Passage], Item | None], split: str = "test") -> Iterator[Item]:
     """What `make` makes of the passages: one of each document, then a second of each that has one, and so on.
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.llm import LLM
-from surelock.measure.judge import Judge, perplexity
-from surelock.measure.metrics import agreement
+from surelock.measure.judge import Judge
+from surelock.measure.metrics import agreement, perplexity
 from surelock.measure.rules import NO_LOCK
 from surelock.measure.statistics import mcnemar, paired_difference
 from surelock.measure.text.continuation import REAL_TEXT
