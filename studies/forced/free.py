@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from studies.forced.paths import Path, decode_paths
 from studies.forced.records import Record
 from studies.study import Row
 from surelock.llm import LLM
-from surelock.measure.forced.paths import Path, decode_paths
 from surelock.params import LockParams, SamplingParams
 from surelock.text.prompts import Prompt
 

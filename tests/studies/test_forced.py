@@ -9,11 +9,11 @@ import torch
 from studies.bench import Bench
 from studies.forced.free import first_difference
 from studies.forced.measure import Effort, lock_classes
+from studies.forced.paths import Path as RunPath
 from studies.forced.records import GHOST, LOCK_CLASSES, Group, Record
 from studies.open.twin import measure, spearman, tables
 from surelock import LLM, LockParams, SamplingParams
 from surelock.measure.forced.lockstep import teacher_forced
-from surelock.measure.forced.paths import Path as RunPath
 from surelock.measure.posteriors import compare
 from tests.checkpoints import write_checkpoint
 

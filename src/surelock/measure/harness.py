@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any, Final
 
 import orjson
@@ -26,6 +25,7 @@ from lm_eval.api.registry import model_registry, register_model
 
 from surelock.errors import ParameterError, shown
 from surelock.llm import LLM
+from surelock.measure.metrics import costs
 from surelock.measure.rules import parse_rule
 from surelock.output import RequestStats
 from surelock.params import MAX_STOP_LENGTH, MAX_STOPS, SamplingParams
@@ -141,14 +141,8 @@ class HarnessModel(LM):  # type: ignore[misc, unused-ignore]
         return texts
 
     def cost(self) -> dict[str, float]:
-        """num_requests decoded so far, their mean active_ratio and total flops_ratio (`full`), 1.0 without any."""
-        full = [stats.flops["full"] for stats in self._stats]
-        base = sum(cost["base"] for cost in full)
-        return {
-            "num_requests": len(full),
-            "active_ratio": fmean(stats.active_ratio for stats in self._stats) if full else 1.0,
-            "flops_ratio": sum(cost["locked"] for cost in full) / base if base else 1.0,
-        }
+        """num_requests decoded so far, and their `costs`."""
+        return {"num_requests": len(self._stats), **costs(self._stats)}
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refused: see the module's first lines."""

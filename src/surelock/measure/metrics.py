@@ -1,12 +1,14 @@
-"""Numbers of generated text that need no model: repetition, entropy, and how far two runs agree."""
+"""Numbers of generated text that need no model: repetition, entropy, how far two runs agree, and what they cost."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from surelock.errors import ParameterError, shown
+from surelock.output import RequestStats
 
 
 def distinct_n(token_ids: Sequence[int], n: int) -> float:
@@ -53,3 +55,13 @@ def perplexity(pairs: Sequence[tuple[float, int]]) -> float:
         raise ParameterError(f"there is no token in {len(pairs)} texts, so no perplexity; give texts with words")
     mean = sum(nats for nats, _ in pairs) / num_tokens
     return math.exp(mean) if mean < 700 else math.inf
+
+
+def costs(stats: Sequence[RequestStats]) -> dict[str, float]:
+    """Of some requests: active_ratio, their mean, and flops_ratio (`full`) of their sums; 1.0 without any."""
+    full = [each.flops["full"] for each in stats]
+    base = sum(cost["base"] for cost in full)
+    return {
+        "active_ratio": fmean(each.active_ratio for each in stats) if full else 1.0,
+        "flops_ratio": sum(cost["locked"] for cost in full) / base if base else 1.0,
+    }

@@ -58,3 +58,9 @@ def parse_rules(texts: Sequence[str]) -> dict[str, LockParams | None]:
         ParameterError: there is no such rule.
     """
     return {NO_LOCK: None} | {text: parse_rule(text) for text in texts}
+
+
+def check_rules(rules: Mapping[str, LockParams | None]) -> None:
+    """Raise ParameterError unless no lock comes first."""
+    if next(iter(rules), None) != NO_LOCK:
+        raise ParameterError(f"the first rule must be {NO_LOCK}: the others are compared with it")

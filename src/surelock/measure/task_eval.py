@@ -10,7 +10,7 @@ from typing import Final, Literal
 from surelock.errors import ParameterError, PromptError, shown
 from surelock.llm import LLM
 from surelock.measure.metrics import agreement
-from surelock.measure.rules import NO_LOCK
+from surelock.measure.rules import check_rules
 from surelock.measure.tasks import Problem, Verdict, check, draw_problems
 from surelock.output import RequestOutput
 from surelock.params import LockParams, SamplingParams
@@ -47,6 +47,11 @@ class TaskSettings:
     def __post_init__(self) -> None:
         if self.tokens_per_step < 1:
             raise ParameterError(f"tokens_per_step is {shown(self.tokens_per_step)}; it must be at least 1")
+
+    def params(self, max_tokens: int, lock: LockParams | None) -> SamplingParams:
+        """For one problem."""
+        steps = -(-max_tokens // self.tokens_per_step)
+        return SamplingParams(max_tokens=max_tokens, steps=steps, block_length=self.block_length, lock=lock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +141,12 @@ def measure_tasks(
         NonFiniteLogitsError: the model's output was not finite.
     """
     settings = settings or TaskSettings()
-    if next(iter(rules), None) != NO_LOCK:
-        raise ParameterError(f"the first rule must be {NO_LOCK}: the others are compared with it")
-    asked = [_Asked(problem, _prompt(llm, problem), _answer_length(llm, problem)) for problem in problems]
+    check_rules(rules)
+    asked = [_Asked.of(llm, problem) for problem in problems]
     answers: list[TaskAnswer] = []
     notes: list[str] = []
     for canvas in settings.canvases:
-        lengths = [_max_tokens(each, canvas, settings.max_tokens) for each in asked]
+        lengths = [each.max_tokens(canvas, settings.max_tokens) for each in asked]
         fitting = [
             (each, length)
             for each, length in zip(asked, lengths, strict=True)
@@ -154,7 +158,7 @@ def measure_tasks(
             progress(f"{canvas} canvases, rule {rule}, {len(fitting)} problems")
             outputs = llm.generate(
                 [{"prompt_token_ids": each.prompt} for each, _ in fitting],
-                [_params(length, settings, lock) for _, length in fitting],
+                [settings.params(length, lock) for _, length in fitting],
             )
             baseline = baseline or outputs
             answers += [
@@ -176,31 +180,16 @@ class _Asked:
     prompt: list[int]
     answer_length: int
 
+    @classmethod
+    def of(cls, llm: LLM, problem: Problem) -> _Asked:
+        prompt = llm.encode_chat([{"role": "user", "content": problem.question}])
+        assert llm.tokenizer is not None, "encode_chat has refused"
+        return cls(problem, prompt, len(llm.tokenizer.encode(problem.answer, bos=False)) + 1)
 
-def _prompt(llm: LLM, problem: Problem) -> list[int]:
-    return llm.encode_chat([{"role": "user", "content": problem.question}])
-
-
-def _answer_length(llm: LLM, problem: Problem) -> int:
-    assert llm.tokenizer is not None, "encode_chat has refused"
-    return len(llm.tokenizer.encode(problem.answer, bos=False)) + 1
-
-
-def _max_tokens(asked: _Asked, canvas: CanvasKind, max_tokens: int | None) -> int:
-    if canvas == "fitted":
-        return -(-asked.answer_length // FITTED_TO) * FITTED_TO
-    if max_tokens is not None:
-        return max_tokens
-    return SUDOKU_TOKENS if asked.problem.task == "sudoku" else PADDED_TOKENS
-
-
-def _params(max_tokens: int, settings: TaskSettings, lock: LockParams | None) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=max_tokens,
-        steps=-(-max_tokens // settings.tokens_per_step),
-        block_length=settings.block_length,
-        lock=lock,
-    )
+    def max_tokens(self, canvas: CanvasKind, asked_for: int | None) -> int:
+        if canvas == "fitted":
+            return -(-self.answer_length // FITTED_TO) * FITTED_TO
+        return asked_for or (SUDOKU_TOKENS if self.problem.task == "sudoku" else PADDED_TOKENS)
 
 
 def _notes(

@@ -21,46 +21,25 @@ _DIFFERENCE: Final = ("difference", "difference_low", "difference_high", "num_lo
 def answer_rows(answers: Sequence[TaskAnswer]) -> list[Row]:
     """One flat row for each answer, without its text."""
     return [
-        {
-            "task": answer.problem.task,
-            "level": answer.problem.level,
-            "problem": number,
-            "canvas": answer.canvas,
-            "rule": answer.rule,
-            "max_tokens": answer.max_tokens,
-            "num_steps": answer.num_steps,
-            "num_positions": answer.num_positions,
-            "final": int(answer.verdict.final),
-            "steps_right": int(answer.verdict.steps),
-            "readable": int(answer.verdict.form),
-            "has_ended": int(answer.has_ended),
-            "identical": int(answer.identical),
-            "agreement": answer.agreement,
-            "active_ratio": answer.active_ratio,
-            "flops_ratio": answer.locked_flops / answer.base_flops,
-            "locked_flops": answer.locked_flops,
-            "base_flops": answer.base_flops,
-        }
-        for number, answer in _numbered(answers)
+        place
+        | {name: getattr(answer, name) for name in ("max_tokens", "num_steps", "num_positions")}
+        | {"final": int(answer.verdict.final), "steps_right": int(answer.verdict.steps)}
+        | {"readable": int(answer.verdict.form)}
+        | {name: int(getattr(answer, name)) for name in ("has_ended", "identical")}
+        | {name: getattr(answer, name) for name in ("agreement", "active_ratio")}
+        | {"flops_ratio": answer.locked_flops / answer.base_flops}
+        | {name: getattr(answer, name) for name in ("locked_flops", "base_flops")}
+        for place, answer in _placed(answers)
     ]
 
 
 def answer_texts(answers: Sequence[TaskAnswer]) -> list[Row]:
     """What was asked and what came back, with the numbers of `answer_rows`."""
     return [
-        {
-            "task": answer.problem.task,
-            "level": answer.problem.level,
-            "problem": number,
-            "canvas": answer.canvas,
-            "rule": answer.rule,
-            "question": answer.problem.question,
-            "right_answer": answer.problem.answer,
-            "text": answer.text,
-            "final": answer.verdict.final,
-            "steps_right": answer.verdict.steps,
-        }
-        for number, answer in _numbered(answers)
+        place
+        | {"question": answer.problem.question, "right_answer": answer.problem.answer, "text": answer.text}
+        | {"final": answer.verdict.final, "steps_right": answer.verdict.steps}
+        for place, answer in _placed(answers)
     ]
 
 
@@ -160,12 +139,14 @@ def accuracy_rows(rows: Sequence[Row], verdict: str = "accuracy") -> list[Row]:
     ]
 
 
-def _numbered(answers: Sequence[TaskAnswer]) -> Iterator[tuple[int, TaskAnswer]]:
-    """Answers with the number of their problem, equal over canvases and rules."""
+def _placed(answers: Sequence[TaskAnswer]) -> Iterator[tuple[Row, TaskAnswer]]:
+    """Answers and what they are of; the number of a problem is the same over canvases and rules."""
     numbers: dict[tuple[str, str], int] = {}
     for answer in answers:
-        number = numbers.setdefault((answer.problem.task, answer.problem.question), len(numbers))
-        yield number, answer
+        problem = answer.problem
+        number = numbers.setdefault((problem.task, problem.question), len(numbers))
+        place = {"task": problem.task, "level": problem.level, "problem": number}
+        yield place | {"canvas": answer.canvas, "rule": answer.rule}, answer
 
 
 def _groups(answers: Sequence[Row]) -> Iterator[tuple[str, int | str, list[Row]]]:
@@ -185,8 +166,7 @@ def _means(answers: Sequence[Row]) -> Row:
         "num_problems": len(answers),
         "accuracy": fmean(answer["final"] for answer in answers),
         **{name: fmean(answer[name] for answer in answers) for name in names},
-        "flops_ratio": sum(answer["locked_flops"] for answer in answers)
-        / sum(answer["base_flops"] for answer in answers),
+        "flops_ratio": sum(each["locked_flops"] for each in answers) / sum(each["base_flops"] for each in answers),
     }
 
 

@@ -13,7 +13,6 @@ from surelock.llm import LLM
 from surelock.measure.explain.case import Case, Damage, Guilty, Position
 from surelock.measure.forced.causes import Causes, Flip, LockedCanvas, find_causes, find_causes_of_choice
 from surelock.measure.forced.lockstep import Locks, self_paced
-from surelock.measure.forced.paths import decode_paths
 from surelock.measure.instrumented import InstrumentedDecoder, Recorder, RunRecord
 from surelock.measure.posteriors import compare
 from surelock.params import SamplingParams
@@ -53,12 +52,12 @@ def explain(
     if len(encoded) > worst:
         show("looking for the worst cases")
         starts: list[Prompt] = [{"canvas_token_ids": list(ids)} for ids in encoded]
-        unlocked, locked = (decode_paths(llm, starts, each) for each in (replace(params, lock=None), params))
-        num_equal = [
-            sum(a == b for a, b in zip(x.tokens, y.tokens, strict=True)) - len(x.tokens)
+        unlocked, locked = (llm.generate(starts, each) for each in (replace(params, lock=None), params))
+        num_different = [
+            sum(a != b for a, b in zip(x.canvas_token_ids, y.canvas_token_ids, strict=True))
             for x, y in zip(unlocked, locked, strict=True)
         ]
-        order = sorted(order, key=lambda index: num_equal[index])[:worst]
+        order = sorted(order, key=lambda index: -num_different[index])[:worst]
     cases = []
     for index in order:
         show(f"explaining prompt {index + 1}")

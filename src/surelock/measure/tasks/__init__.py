@@ -18,12 +18,11 @@ from surelock.measure.tasks.dates import DATE, WEEKDAY
 from surelock.measure.tasks.letters import COUNT, SPELL
 from surelock.measure.tasks.lists import SEQ, SORT
 from surelock.measure.tasks.logic import LOGIC
-from surelock.measure.tasks.problem import LEVELS, Problem, Split, Verdict
 from surelock.measure.tasks.records import JSON, TABLE
 from surelock.measure.tasks.shop import SHOP
 from surelock.measure.tasks.stories import STORY
 from surelock.measure.tasks.sudoku import SUDOKU
-from surelock.measure.tasks.task import Task
+from surelock.measure.tasks.task import LEVELS, Problem, Split, Task, Verdict
 from surelock.measure.tasks.units import UNIT
 
 __all__ = [

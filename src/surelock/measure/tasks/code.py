@@ -8,10 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
-from surelock.measure.tasks.problem import UNREADABLE, WRONG, Verdict
 from surelock.measure.tasks.program import ProgramError, allowed_function, parse_program, run_function
-from surelock.measure.tasks.task import Meta, Task
-from surelock.measure.tasks.words import words
+from surelock.measure.tasks.task import UNREADABLE, WRONG, Meta, Task, Verdict, words
 
 # What is asked, in words and in Python, and what it means. {bound} and {operand} are small numbers.
 _CONDITIONS: Final[tuple[tuple[str, str, Callable[[int, int], bool]], ...]] = (

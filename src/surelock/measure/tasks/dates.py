@@ -6,8 +6,7 @@ import random
 from datetime import date, timedelta
 from typing import Any, Final
 
-from surelock.measure.tasks.task import Meta, worked_task
-from surelock.measure.tasks.words import words
+from surelock.measure.tasks.task import Meta, words, worked_task
 
 _DAYS: Final = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _MONTHS: Final = words("January February March April May June July August September October November December")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
-from surelock.measure.tasks.task import Meta, worked_task
-from surelock.measure.tasks.words import words
+from surelock.measure.tasks.task import Meta, words, worked_task
 
 _WORDS: Final = words(
     "stone river table garden window silver orange planet basket candle mirror pencil rabbit summer winter yellow "

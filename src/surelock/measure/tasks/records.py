@@ -6,9 +6,7 @@ import json
 import random
 from typing import Any, Final
 
-from surelock.measure.tasks.problem import UNREADABLE, Verdict
-from surelock.measure.tasks.task import Meta, Task, worked_task
-from surelock.measure.tasks.words import CITIES, FOODS, NAMES, words
+from surelock.measure.tasks.task import CITIES, FOODS, NAMES, UNREADABLE, Meta, Task, Verdict, words, worked_task
 
 _JOBS: Final = words("teacher doctor nurse baker farmer pilot lawyer painter writer driver cook dentist")
 _PERSON: Final = (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from surelock.measure.tasks.task import Meta, worked_task
-from surelock.measure.tasks.words import FOODS, NAMES
+from surelock.measure.tasks.task import FOODS, NAMES, Meta, worked_task
 
 Item = tuple[str, int, int]
 

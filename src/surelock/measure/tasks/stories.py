@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
-from surelock.measure.tasks.task import Meta, worked_task
-from surelock.measure.tasks.words import NAMES, words
+from surelock.measure.tasks.task import NAMES, Meta, words, worked_task
 
 _PLACES: Final = words("kitchen garden bedroom office bathroom hallway garage cellar attic library")
 _THINGS: Final = words("apple ball book key lamp cup hat coin pen bottle letter map ring box clock knife rope shoe")

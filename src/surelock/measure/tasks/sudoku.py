@@ -8,8 +8,7 @@ from functools import cache
 from itertools import permutations
 from typing import Any, Final
 
-from surelock.measure.tasks.problem import UNREADABLE, Verdict
-from surelock.measure.tasks.task import Meta, Task
+from surelock.measure.tasks.task import UNREADABLE, Meta, Task, Verdict
 
 _ROW: Final = re.compile(r"[1-4] [1-4] [1-4] [1-4]")
 _BLANK: Final = "_"

@@ -1,4 +1,4 @@
-"""A kind of problem: how one is drawn, solved and checked."""
+"""A kind of problem: how one is drawn, solved and checked, and the words that several kinds use."""
 
 from __future__ import annotations
 
@@ -6,9 +6,49 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from surelock.measure.tasks.problem import UNREADABLE, Verdict
+Split = Literal["train", "test"]
+
+LEVELS: Final = (1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question.
+
+    Attributes:
+        task: name in `TASKS`.
+        level: 1 (easy) to 3.
+        question: what the model is asked, as one chat turn.
+        answer: a right answer with worked steps.
+        meta: the numbers and words the question is made of, as plain JSON values; all a checker needs.
+    """
+
+    task: str
+    level: int
+    question: str
+    answer: str
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is right about an answer.
+
+    Attributes:
+        final: its result.
+        steps: its result and every worked line.
+        form: a result could be found in it, right or wrong.
+    """
+
+    final: bool
+    steps: bool
+    form: bool
+
+
+WRONG: Final = Verdict(final=False, steps=False, form=True)
+UNREADABLE: Final = Verdict(final=False, steps=False, form=False)
 
 Meta = Mapping[str, Any]
 Draw = Callable[[random.Random, int], tuple[str, dict[str, Any]]]
@@ -56,3 +96,19 @@ def worked_task(
         return Verdict(final=final, steps=final and worked, form=True)
 
     return Task(draw, solve, check)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text with spaces between them."""
+    return tuple(text.split())
+
+
+NAMES: Final = words(
+    "Anna Ben Carla David Emma Felix Grace Henry Iris Jack Kate Leo Maria Noah Olga Paul Rosa Sam Tina Victor Wendy "
+    "Adam Bella Carl Dora Eric Fiona George Helen Ivan Julia Kevin Laura Martin Nina Oscar"
+)
+CITIES: Final = words(
+    "Paris London Rome Berlin Madrid Oslo Vienna Lisbon Dublin Prague Athens Warsaw Cairo Tokyo Delhi Lima Quito "
+    "Boston Denver Austin"
+)
+FOODS: Final = words("apples pears plums eggs rolls cakes cookies oranges lemons peaches melons onions")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from surelock.errors import ParameterError, PromptError, TokenizerError
+from surelock.errors import PromptError, TokenizerError
 from surelock.llm import LLM
 from surelock.measure.judge import Judge
-from surelock.measure.metrics import agreement, distinct_n, entropy, perplexity
-from surelock.measure.rules import NO_LOCK
+from surelock.measure.metrics import agreement, costs, distinct_n, entropy, perplexity
+from surelock.measure.rules import check_rules
 from surelock.measure.statistics import paired_difference, perplexity_ratio
 from surelock.measure.text.prompts import TextPrompt
 from surelock.output import RequestOutput
@@ -22,7 +22,6 @@ from surelock.text.tokenizer import Tokenizer
 REAL_TEXT = "real text"
 
 Row = dict[str, Any]
-Progress = Callable[[str], None]
 Scores = list[tuple[float, int]]
 
 
@@ -92,8 +91,7 @@ def measure_continuations(
         raise TokenizerError(f"{llm.name} has no tokenizer, so no judge can read what it writes; choose another one")
     if not prompts:
         raise PromptError("there is no prompt to continue; give at least one")
-    if next(iter(rules), None) != NO_LOCK:
-        raise ParameterError("the first rule must be none: the others are compared with it")
+    check_rules(rules)
     canvases = [_canvas(llm, prompt, chat) for prompt in prompts]
     for setting in settings:
         for lock in rules.values():
@@ -143,7 +141,6 @@ class _Run:
     def row(self, baseline: _Run, tokenizer: Tokenizer, setting: TextSetting) -> Row:
         ids = [output.token_ids for output in self.outputs]
         same = [agreement(a.token_ids, b.token_ids) for a, b in zip(self.outputs, baseline.outputs, strict=True)]
-        full = [output.stats.flops["full"] for output in self.outputs]
         ratio = perplexity_ratio(self.scores, baseline.scores, seed=setting.seed)
         moved = paired_difference(self.distinct, baseline.distinct, seed=setting.seed)
         masked = setting.max_tokens * (1 + 1 / self.outputs[0].stats.steps) / 2
@@ -156,8 +153,7 @@ class _Run:
             "distinct_3_high": moved.high,
             "agreement": fmean(same),
             "identical": sum(share == 1 for share in same),
-            "active_ratio": fmean(output.stats.active_ratio for output in self.outputs),
-            "flops_ratio": sum(cost["locked"] for cost in full) / sum(cost["base"] for cost in full),
+            **costs([output.stats for output in self.outputs]),
             "masked_floor": fmean(masked / len(output.canvas_token_ids) for output in self.outputs),
             "ghost_rate": fmean(output.stats.ghost_rate for output in self.outputs),
             "end_share": fmean(fmean(i in tokenizer.end_ids for i in output.token_ids) for output in self.outputs),

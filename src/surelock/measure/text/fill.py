@@ -7,11 +7,11 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from surelock.errors import ParameterError, PromptError, TokenizerError
+from surelock.errors import PromptError, TokenizerError
 from surelock.llm import LLM
 from surelock.measure.judge import Judge
-from surelock.measure.metrics import agreement, perplexity
-from surelock.measure.rules import NO_LOCK
+from surelock.measure.metrics import agreement, costs, perplexity
+from surelock.measure.rules import check_rules
 from surelock.measure.statistics import mcnemar, paired_difference
 from surelock.measure.text.continuation import REAL_TEXT
 from surelock.measure.text.infilling import InfillProblem
@@ -51,15 +51,11 @@ def measure_infilling(
         raise TokenizerError(f"{llm.name} has no tokenizer, so it has no text to fill gaps in; choose another one")
     if not problems:
         raise PromptError("there is no gap to fill; give at least one problem")
-    if next(iter(rules), None) != NO_LOCK:
-        raise ParameterError("the first rule must be none: the others are compared with it")
+    check_rules(rules)
     canvases = [problem.canvas(tokenizer) for problem in problems]
     prompts: list[Prompt] = [{"canvas_token_ids": canvas} for canvas, _ in canvases]
     answers = [answer for _, answer in canvases]
-    each = {
-        name: SamplingParams(max_tokens=0, temperature=temperature, seed=seed, lock=lock)
-        for name, lock in rules.items()
-    }
+    each = {name: SamplingParams(max_tokens=0, temperature=temperature, lock=lock) for name, lock in rules.items()}
     for params in each.values():
         llm.encode(prompts, params)
 
@@ -77,7 +73,6 @@ def measure_infilling(
         solved = [problem.is_solved_by(text) for problem, text in zip(problems, texts, strict=True)]
         free_ids, free_solved = free_ids or ids, free_solved or solved
         difference = paired_difference(solved, free_solved, seed=seed)
-        full = [output.stats.flops["full"] for output in outputs]
         filled = [text + problem.after for problem, text in zip(problems, texts, strict=True)]
         rows.append(
             {
@@ -91,8 +86,7 @@ def measure_infilling(
                 "token_match": fmean(agreement(a, b) for a, b in zip(ids, answers, strict=True)),
                 "gap_ppl": perplexity(judge.negative_log_likelihood(befores, filled)),
                 "agreement": fmean(agreement(a, b) for a, b in zip(ids, free_ids, strict=True)),
-                "active_ratio": fmean(output.stats.active_ratio for output in outputs),
-                "flops_ratio": sum(cost["locked"] for cost in full) / sum(cost["base"] for cost in full),
+                **costs([output.stats for output in outputs]),
             }
         )
         for index, (problem, text) in enumerate(zip(problems, texts, strict=True)):
