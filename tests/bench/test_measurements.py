@@ -263,8 +263,8 @@ REFUSED: list[tuple[Callable[[Subject], object], str]] = [
     (lambda s: random_model("llada-8b", device=CPU), "needs a CUDA device"),
     (lambda s: random_model("huge", device=CPU), "use one of llada-8b, tiny"),
     (lambda s: Setting.parse("8x"), "write REQUESTSxTOKENS"),
-    (lambda s: Setting.parse("0x64"), "requests must be from 1"),
-    (lambda s: Setting.parse("1x8"), "tokens at least 16"),
+    (lambda s: Setting.parse("0x64"), "requests is 0; it must be from 1"),
+    (lambda s: Setting.parse("1x8"), "tokens must be at least 16"),
 ]
 
 

@@ -21,7 +21,7 @@ from surelock.bench.driving import (
     steady_ms,
 )
 from surelock.bench.result import BenchResult, Progress, Row, no_progress
-from surelock.bench.subject import Subject
+from surelock.bench.subject import Subject, check_requests
 from surelock.errors import ParameterError, shown
 from surelock.flops import request_flops
 from surelock.params import SamplingParams
@@ -59,10 +59,9 @@ class Setting:
         if not (cross and num_requests.isdecimal() and max_tokens.isdecimal() and len(text) < 16):
             raise ParameterError(f"--settings holds {shown(text)}; write REQUESTSxTOKENS, for example 8x256")
         setting = cls(int(num_requests), int(max_tokens))
-        if not 1 <= setting.num_requests <= 1024 or setting.max_tokens < MIN_TOKENS:
-            raise ParameterError(
-                f"--settings holds {shown(text)}; requests must be from 1 to 1024, tokens at least {MIN_TOKENS}"
-            )
+        check_requests(f"--settings holds {shown(text)}: the number of requests is", setting.num_requests)
+        if setting.max_tokens < MIN_TOKENS:
+            raise ParameterError(f"--settings holds {shown(text)}; tokens must be at least {MIN_TOKENS}")
         return setting
 
 

@@ -77,8 +77,7 @@ def run_ops(
     facts: dict[str, Any] = {
         **{name: subject.facts[name] for name in ("model", "dtype", "device")},
         "positions": num_positions,
-        "matmul_tflops": limits.matmul_flops_per_s / 1e12,
-        "copy_tb_per_s": limits.copy_bytes_per_s / 1e12,
+        **limits.facts,
     }
     return BenchResult("ops", METHOD, facts, found)
 

@@ -26,6 +26,11 @@ class Limits:
     matmul_flops_per_s: float
     copy_bytes_per_s: float
 
+    @property
+    def facts(self) -> dict[str, float]:
+        """For a result file."""
+        return {"matmul_tflops": self.matmul_flops_per_s / 1e12, "copy_tb_per_s": self.copy_bytes_per_s / 1e12}
+
 
 def measure_limits(device: torch.device, dtype: torch.dtype) -> Limits:
     """The rates of this machine, in this type; a fraction of a second."""

@@ -10,7 +10,7 @@ import numpy as np
 from surelock.bench.driving import NUM_WARM_UP_STEPS, Hold, Job, bench_config, held_driver, held_ms
 from surelock.bench.result import BenchResult, Progress, Row, no_progress
 from surelock.bench.roofline import break_even_rows, measure_limits, step_floor
-from surelock.bench.subject import Subject
+from surelock.bench.subject import Subject, check_requests
 from surelock.errors import ParameterError
 from surelock.params import SamplingParams
 
@@ -42,8 +42,7 @@ def run_steps(
     if num_positions < 2 * MIN_ROWS:
         raise ParameterError(f"--positions is {num_positions}; it must be at least {2 * MIN_ROWS}")
     for num in num_requests:
-        if not 1 <= num <= 1024:
-            raise ParameterError(f"--requests holds {num}; each must be from 1 to 1024")
+        check_requests("--requests holds", num)
     progress("limits of the machine")
     limits = measure_limits(subject.device, subject.model.dtype)
     grid = sorted({round(rows) for rows in np.geomspace(MIN_ROWS, num_positions, num_points)})
@@ -77,8 +76,7 @@ def run_steps(
     facts = {
         **subject.facts,
         "lock": "scripted: rows are held constant, nothing is measured",
-        "matmul_tflops": limits.matmul_flops_per_s / 1e12,
-        "copy_tb_per_s": limits.copy_bytes_per_s / 1e12,
+        **limits.facts,
         "break_even_rows": break_even_rows(subject.config, subject.model.dtype.itemsize, limits),
     }
     return BenchResult("steps", METHOD, facts, rows)

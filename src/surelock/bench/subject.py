@@ -76,6 +76,16 @@ class Subject:
             )
 
 
+def check_requests(what: str, num: int) -> None:
+    """Refuse a number of requests that is not from 1 to 1024.
+
+    Raises:
+        ParameterError: it begins with what the number is of.
+    """
+    if not 1 <= num <= 1024:
+        raise ParameterError(f"{what} {num}; it must be from 1 to 1024")
+
+
 def random_subject(shape: str, schedule: str, *, device: torch.device, dtype: torch.dtype | None = None) -> Subject:
     """Random weights of a named shape, random prompts and scripted locks.
 

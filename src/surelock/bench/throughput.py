@@ -14,7 +14,7 @@ import numpy as np
 from surelock.bench.baselines import Baseline, padded_batches, padded_seconds
 from surelock.bench.driving import Driver, Job
 from surelock.bench.result import BenchResult, Progress, Row, no_progress
-from surelock.bench.subject import Subject
+from surelock.bench.subject import Subject, check_requests
 from surelock.config import EngineConfig
 from surelock.engine.request import Request
 from surelock.errors import NonFiniteLogitsError, ParameterError
@@ -96,9 +96,8 @@ def run_throughput(
         NonFiniteLogitsError: a request failed, so its time means nothing.
     """
     limit = 4 * batch_size if max_running is None else max_running
-    for option, value in (("--batch-size", batch_size), ("--max-running", limit)):
-        if not 1 <= value <= 1024:
-            raise ParameterError(f"{option} is {value}; it must be from 1 to 1024")
+    check_requests("--batch-size is", batch_size)
+    check_requests("--max-running is", limit)
     if batch_size > limit:
         raise ParameterError(f"--batch-size is {batch_size}, more than --max-running {limit}; raise the latter")
     if baseline is not None and rate is not None:
@@ -114,7 +113,7 @@ def run_throughput(
     continuous = _serve(driver, incoming, None)
     progress(f"static batches of {batch_size}")
     sides = {"static": _serve(driver, incoming, batch_size), "continuous": continuous}
-    rows = [_summary(side, jobs, served, sides) for side, served in sides.items()]
+    rows = [_row(side, jobs, own.seconds, own.latencies, continuous.seconds) for side, own in sides.items()]
     details: dict[str, Any] = {f"{side}_latencies_s": served.latencies for side, served in sides.items()}
     facts: dict[str, Any] = {
         **subject.facts,
@@ -130,7 +129,7 @@ def run_throughput(
     if baseline is not None:
         method = f"{METHOD} {BASELINE_METHOD}"
         facts["baseline"] = baseline.facts
-        rows += _baseline_rows(baseline, jobs, batch_size, sides, progress)
+        rows += _baseline_rows(baseline, jobs, batch_size, continuous.seconds, progress)
     return BenchResult("throughput", method, facts, rows, details)
 
 
@@ -169,20 +168,24 @@ def _serve(driver: Driver, incoming: Sequence[Arrival], group: int | None) -> _S
     return _Served(seconds, [end - arrival.at for end, arrival in zip(finished, incoming, strict=True)])
 
 
-def _summary(side: str, jobs: Sequence[Job], served: _Served, sides: dict[str, _Served]) -> Row:
-    percentiles = np.percentile(served.latencies, PERCENTILES).tolist()
+def _row(
+    side: str, jobs: Sequence[Job], seconds: float | None, latencies: Sequence[float] | None, continuous: float
+) -> Row:
+    """seconds: of all jobs, and `continuous` those of continuous batching; None where there are none."""
+    num_tokens = sum(job.params.max_tokens for job in jobs)
+    percentiles = np.percentile(latencies, PERCENTILES).tolist() if latencies else [None] * len(PERCENTILES)
     return {
         "side": side,
-        "seconds": served.seconds,
-        "tokens_per_s": _num_tokens(jobs) / served.seconds,
-        "requests_per_s": len(jobs) / served.seconds,
-        **{f"latency_p{p}_s": seconds for p, seconds in zip(PERCENTILES, percentiles, strict=True)},
-        "continuous_against_it": served.seconds / sides["continuous"].seconds,
+        "seconds": seconds,
+        "tokens_per_s": num_tokens / seconds if seconds else None,
+        "requests_per_s": len(jobs) / seconds if seconds else None,
+        **{f"latency_p{p}_s": value for p, value in zip(PERCENTILES, percentiles, strict=True)},
+        "continuous_against_it": seconds / continuous if seconds else None,
     }
 
 
 def _baseline_rows(
-    baseline: Baseline, jobs: Sequence[Job], batch_size: int, sides: dict[str, _Served], progress: Progress
+    baseline: Baseline, jobs: Sequence[Job], batch_size: int, continuous: float, progress: Progress
 ) -> list[Row]:
     """The peer over padded batches, its requests as they come and sorted by generated tokens."""
     sizes = [(len(job.prompt), job.params.max_tokens) for job in jobs]
@@ -191,18 +194,5 @@ def _baseline_rows(
         side = f"{baseline.name}, {'sorted' if sort else 'as they come'}"
         progress(side)
         seconds = padded_seconds(baseline, padded_batches(sizes, batch_size, sort=sort))
-        rows.append(
-            {
-                "side": side,
-                "seconds": seconds,
-                "tokens_per_s": _num_tokens(jobs) / seconds if seconds else None,
-                "requests_per_s": len(jobs) / seconds if seconds else None,
-                **{f"latency_p{p}_s": None for p in PERCENTILES},
-                "continuous_against_it": seconds / sides["continuous"].seconds if seconds else None,
-            }
-        )
+        rows.append(_row(side, jobs, seconds, None, continuous))
     return rows
-
-
-def _num_tokens(jobs: Sequence[Job]) -> int:
-    return sum(job.params.max_tokens for job in jobs)
