@@ -120,30 +120,18 @@ def teacher_forced(
     plain = replace(params, lock=None)
     record = InstrumentedDecoder(model).run(prompts, plain)
     decoder = InstrumentedDecoder(model, keep_keys_values=True)
-    free = decoder.steps(prompts, plain)
     runs = {name: decoder.steps(prompts, replace(params, lock=lock), forced=record) for name, lock in rules.items()}
-    locks: dict[str, Locks] = {}
-    given: Mask | None = None
-    for fresh in free:
+    locks = dict.fromkeys(rules, Locks.none(record.tokens))
+    for fresh in decoder.steps(prompts, plain):
         assert fresh.kv is not None
-        given = ~fresh.masked if given is None else given
         steps = {name: next(run) for name, run in runs.items()}
-        sides = {
-            name: LockedSide(step, locks.setdefault(name, Locks.none(fresh.inputs))) for name, step in steps.items()
-        }
-        yield ForcedStep(
-            model, fresh.step, fresh.num_steps, fresh.inputs, fresh.tokens, fresh.masked, given, fresh.committed,
-            fresh.logits, fresh.kv, sides,
-        )  # fmt: skip
+        sides = {name: LockedSide(step, locks[name]) for name, step in steps.items()}
+        yield _paired(model, fresh, record.committed_at == 0, fresh.logits, fresh.kv, sides)
         locks = {name: locks[name].after(step) for name, step in steps.items()}
 
 
 def self_paced(
-    model: Transformer,
-    canvases: Sequence[Sequence[int | None]],
-    params: SamplingParams,
-    *,
-    name: str = "locked",
+    model: Transformer, canvases: Sequence[Sequence[int | None]], params: SamplingParams, *, name: str = "locked"
 ) -> Iterator[ForcedStep]:
     """A locked run that makes its own decisions, beside a forward of its own canvas with nothing frozen.
 
@@ -155,10 +143,16 @@ def self_paced(
     given: Mask | None = None
     for step in InstrumentedDecoder(model, keep_keys_values=True).steps(canvases, params):
         given = ~step.masked if given is None else given
-        locks = Locks.none(step.inputs) if locks is None else locks
+        locks = locks or Locks.none(step.inputs)
         hidden, kv, _ = forward_canvases(model, step.inputs)
-        yield ForcedStep(
-            model, step.step, step.num_steps, step.inputs, step.tokens, step.masked, given, step.committed,
-            logits_of(model, hidden), kv, {name: LockedSide(step, locks)},
-        )  # fmt: skip
+        yield _paired(model, step, given, logits_of(model, hidden), kv, {name: LockedSide(step, locks)})
         locks = locks.after(step)
+
+
+def _paired(
+    model: Transformer, own: MeasuredStep, given: Mask, logits: Tensor, kv: list[CanvasKV],
+    sides: Mapping[str, LockedSide],
+) -> ForcedStep:  # fmt: skip
+    return ForcedStep(
+        model, own.step, own.num_steps, own.inputs, own.tokens, own.masked, given, own.committed, logits, kv, sides
+    )

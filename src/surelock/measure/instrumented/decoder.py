@@ -129,10 +129,9 @@ class InstrumentedDecoder:
         unlock: StateRule | None,
     ) -> Iterator[MeasuredStep]:
         model, params, num_steps = self.model, requests[0].params, requests[0].num_steps
-        mask_id = model.config.mask_token_id
         policies: Mapping[str, UnmaskingPolicy] = POLICIES if forced is None else {params.unmasking: _Forced(forced)}
-        method = Method(AllActive(), policies, KLRule(), model.lm_head, mask_id)
-        canvas, table = _start(requests, policies, model)
+        method = Method(AllActive(), policies, KLRule(), model.lm_head, model.config.mask_token_id)
+        canvas, table = _canvases(requests, model), _table(requests, policies, model.device)
         kind = step_kind(requests)
         inputs = table.inputs(replace(kind, refreshes=kind.refreshes or refresh is not None))
         forward = InstrumentedForward(
@@ -155,55 +154,46 @@ class InstrumentedDecoder:
                 raise NonFiniteLogitsError(
                     f"the model's logits were NaN or infinite at step {t}: check the weights or use dtype float32", []
                 )
-            logits, drift = forward.logits, forward.drift
-            kl, uncertainty = (each.view(tokens.shape) for each in kl_between(
-                logits.flatten(0, 1), (logits if previous is None else previous).flatten(0, 1)
-            ))  # fmt: skip
+            logits = forward.logits
+            before = logits if previous is None else previous
+            kl, uncertainty = (x.view(tokens.shape) for x in kl_between(logits.flatten(0, 1), before.flatten(0, 1)))
             if previous is None:
                 kl = torch.full_like(kl, torch.inf)
+            seen: dict[str, Any] = {
+                "step": t, "num_steps": num_steps, "tokens": canvas.tokens.clone(), "locked": locked,
+                "age": canvas.age.clone(), "uncertainty": uncertainty, "logits": logits, "drift": forward.drift,
+            }  # fmt: skip
             newly_locked, unlocked = result.locked, torch.zeros_like(locked)
             if rule is not None or refresh is not None or unlock is not None:
                 state = MeasuredState(
-                    step=t,
-                    num_steps=num_steps,
-                    tokens=canvas.tokens.clone(),
+                    **seen,
                     masked=canvas.masked,
                     given=canvas.given,
-                    locked=locked,
                     locked_at=canvas.locked_at.clone(),
                     candidates=~locked & ~canvas.masked,
-                    age=canvas.age.clone(),
                     kl=torch.where(comparable, kl, torch.inf),
-                    uncertainty=uncertainty,
-                    logits=logits,
-                    drift=drift,
                 )
                 if rule is not None and t < num_steps:
                     newly_locked = rule(state) & state.candidates
                 if unlock is not None and t < num_steps:
                     unlocked = unlock(state) & locked
-                _change(canvas, newly_locked, unlocked, t)
+                for where, now, at in ((newly_locked, PositionState.LOCKED, t), (unlocked, PositionState.UNMASKED, 0)):
+                    canvas.state.masked_fill_(where, int(now))
+                    canvas.locked_at.masked_fill_(where, at)
                 look_ahead(canvas, inputs, method)
                 state = replace(state, locked=canvas.locked, locked_at=canvas.locked_at.clone())
             yield MeasuredStep(
-                step=t,
-                num_steps=num_steps,
+                **seen,
                 hidden=forward.hidden,
-                logits=logits,
                 kl=kl,
-                uncertainty=uncertainty,
                 argmax=self._likeliest(logits, params.allow_mask),
                 inputs=tokens,
-                tokens=canvas.tokens.clone(),
                 masked=masked,
                 committed=result.committed,
-                locked=locked,
                 newly_locked=newly_locked,
                 refreshed=rows & locked,
                 unlocked=unlocked,
-                age=canvas.age.clone(),
                 num_active=rows.sum(1),
-                drift=drift,
                 kv=forward.kv,
                 fresh_kv=forward.fresh_kv,
             )
@@ -288,18 +278,14 @@ def _requests(
     ]
 
 
-def _start(
-    requests: Sequence[Request], policies: Mapping[str, UnmaskingPolicy], model: Transformer
-) -> tuple[Canvases, SlotTable]:
-    """Canvases and numbers of requests that have their slots."""
-    length, mask_id = requests[0].num_positions, model.config.mask_token_id
-    canvas = Canvases(
-        model.config.hidden_size, dtype=model.dtype, device=model.device, num_slots=len(requests), length=length
-    )
+def _canvases(requests: Sequence[Request], model: Transformer) -> Canvases:
+    """Those of requests that have their slots."""
+    num, length, mask_id = len(requests), requests[0].num_positions, model.config.mask_token_id
+    canvas = Canvases(model.config.hidden_size, dtype=model.dtype, device=model.device, num_slots=num, length=length)
     for slot, request in enumerate(requests):
         ids = torch.tensor(request.token_ids(mask_id), device=model.device)
         canvas.put(slot, ids, ids == mask_id)
-    return canvas, _table(requests, policies, model.device)
+    return canvas
 
 
 def _table(requests: Sequence[Request], policies: Mapping[str, UnmaskingPolicy], device: torch.device) -> SlotTable:
@@ -308,9 +294,3 @@ def _table(requests: Sequence[Request], policies: Mapping[str, UnmaskingPolicy],
         table.put(request)
     table.upload()
     return table
-
-
-def _change(canvas: Canvases, locked: Mask, unlocked: Mask, step: int) -> None:
-    """Lock and unlock positions after a step."""
-    canvas.state.masked_fill_(locked, int(PositionState.LOCKED)).masked_fill_(unlocked, int(PositionState.UNMASKED))
-    canvas.locked_at.masked_fill_(locked, step).masked_fill_(unlocked, 0)
