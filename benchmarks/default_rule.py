@@ -3,8 +3,8 @@
 The embedded model with real locks, over a grid of rules. Problems of the test split (the fourteen kinds of
 results/h100/evaluation, drawn alike but more of them) with both verdicts, and the held-out texts with Gen-PPL and
 distinct-3, all paired against no lock. `engine` rows are decoded by the engine that ships. `dense` rows are decoded by
-`surelock.measure.instrumented`, no lock and the permanent rule there too: refreshing was not in the engine when this was
-measured, and locking in finished blocks only is not.
+`surelock.measure.instrumented`, no lock and the permanent rule there too: refreshing was not in the engine when this
+was measured, and locking in finished blocks only is not.
 
 Every finished run is appended to runs.jsonl.gz at once, and a second start goes on where the first was stopped.
 `kl_both_visible` is not in the grid: without a confidence gate it is `min_visible_steps=2`.

@@ -36,7 +36,7 @@ class Job:
 
     @property
     def num_positions(self) -> int:
-        """Of its canvas."""
+        """Length of its canvas."""
         return len(self.prompt) + self.params.max_tokens
 
 

@@ -41,12 +41,12 @@ class Subject:
 
     @property
     def config(self) -> ModelConfig:
-        """Of the model."""
+        """The model's sizes."""
         return self.model.config
 
     @property
     def device(self) -> torch.device:
-        """Of the model."""
+        """Where the model is."""
         return self.model.device
 
     def prompt(self, index: int, num_tokens: int) -> list[int]:

@@ -58,7 +58,7 @@ def perplexity(pairs: Sequence[tuple[float, int]]) -> float:
 
 
 def costs(stats: Sequence[RequestStats]) -> dict[str, float]:
-    """Of some requests: active_ratio, their mean, and flops_ratio (`full`) of their sums; 1.0 without any."""
+    """The mean active_ratio of some requests, and the flops_ratio (`full`) of their sums; 1.0 without any."""
     full = [each.flops["full"] for each in stats]
     base = sum(cost["base"] for cost in full)
     return {

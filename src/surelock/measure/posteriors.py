@@ -16,7 +16,7 @@ PART_ELEMENTS: Final = 1 << 24
 
 
 class Comparison(NamedTuple):
-    """Of n rows, each [n].
+    """Two posteriors of each of n rows, [n] each.
 
     Attributes:
         kl: KL(reference || other) in nats, float32.
@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
         return self.reference_token != self.other_token
 
     def at(self, rows: Tensor) -> Comparison:
-        """Of some of the rows."""
+        """The comparison of some of the rows."""
         return Comparison(*(part[rows] for part in self))
 
 

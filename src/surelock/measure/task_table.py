@@ -125,7 +125,7 @@ def markdown_page(content: Mapping[str, Any]) -> str:
 
 
 def accuracy_rows(rows: Sequence[Row], verdict: str = "accuracy") -> list[Row]:
-    """Of the summary of one kind of canvas: a row for each task and level, a column for each rule.
+    """A row for each task and level of the summary of one kind of canvas, and a column for each rule.
 
     verdict: the column that is shown, accuracy or steps_right.
     """

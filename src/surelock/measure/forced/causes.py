@@ -71,7 +71,7 @@ class LockedCanvas:
 
     @property
     def mask_token_id(self) -> int:
-        """Of the model."""
+        """The model's [MASK]."""
         return self.model.config.mask_token_id
 
     def drift(self) -> Tensor:
@@ -234,7 +234,7 @@ class _Choice:
 
 
 def _causes(canvas: LockedCanvas, decisions: _Decisions, each: Sequence[_Decisions], max_locks: int) -> list[Causes]:
-    """Of each of the F decisions, which `each` holds one by one."""
+    """The causes of each of the F decisions, which `each` holds one by one."""
     locks = candidate_locks(canvas, max_locks)
     margins, restored = _with_freed(canvas, decisions, _one_each(locks, len(canvas.inputs)))
     gains = margins - decisions.of_logits(canvas.logits[decisions.rows].unsqueeze(0))[0]

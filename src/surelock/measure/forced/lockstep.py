@@ -33,7 +33,7 @@ class Locks:
     uncertainty: Tensor
 
     def after(self, step: MeasuredStep) -> Locks:
-        """With what a step locked."""
+        """These locks and those of a step."""
         now = step.newly_locked
         return Locks(
             torch.where(now, step.step, self.at).int(),

@@ -158,7 +158,7 @@ def _drift(now: Forwarded, last: Forwarded | None, locked: Mask) -> KVDrift:
 
 
 def _relative(now: Tensor, then: Tensor) -> Tensor:
-    """Of [B, N, heads, D], float32 [B, N]."""
+    """||now - then|| / ||then|| of [B, N, heads, D], float32 [B, N]."""
     before = then.float().flatten(2)
     norm = before.norm(dim=2).clamp_min(torch.finfo(torch.float32).tiny)
     moved: Tensor = (now.float().flatten(2) - before).norm(dim=2) / norm

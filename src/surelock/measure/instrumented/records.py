@@ -182,7 +182,7 @@ class Recorder:
         )
 
     def record(self) -> RunRecord:
-        """Of the steps so far; at least one."""
+        """The record of the steps so far, at least one."""
         assert self._record is not None
         return replace(self._record, num_active=torch.stack(self._num_active))
 

@@ -29,7 +29,7 @@ def _draw(rng: random.Random, level: int) -> tuple[str, dict[str, Any]]:
 
 
 def _events(rng: random.Random, people: list[str], things: list[str], num_events: int) -> list[list[str]]:
-    """[kind, person, place or thing] each: everybody arrives somewhere, then num_events more things happen."""
+    """[kind, person, place or thing] each: every person arrives somewhere, then num_events more things happen."""
     place_of = {person: rng.choice(_PLACES) for person in people}
     events = [["go", person, place] for person, place in place_of.items()]
     holder_of: dict[str, str] = {}
@@ -37,7 +37,7 @@ def _events(rng: random.Random, people: list[str], things: list[str], num_events
     for _ in range(num_events):
         person = rng.choice(people)
         here = place_of[person]
-        # A thing nobody has touched yet may be anywhere.
+        # A thing that was never touched may be anywhere.
         free = [thing for thing in things if thing not in holder_of and floor_of.get(thing, here) == here]
         held = [thing for thing, holder in holder_of.items() if holder == person]
         chance = rng.random()
