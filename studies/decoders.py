@@ -14,7 +14,6 @@ from torch import Tensor
 
 from studies.bench import Bench
 from studies.policies import Policy
-from studies.row_share import decode_with
 from studies.workload import Case
 from surelock.errors import NonFiniteLogitsError
 from surelock.flops import RowCost
@@ -22,6 +21,7 @@ from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
 from surelock.measure.instrumented import KVDrift
 from surelock.measure.instrumented import MeasuredState as DenseState
 from surelock.measure.instrumented import MeasuredStep as DenseStep
+from surelock.measure.row_share import decode_with
 from surelock.params import LockParams, SamplingParams
 
 if TYPE_CHECKING:

@@ -186,6 +186,17 @@ def test_refresh_changes_what_others_read_from_that_step_on() -> None:
         assert after.num_active.tolist() == (~frozen).sum(1).tolist()
 
 
+def test_age_counts_the_forwards_that_computed_a_position() -> None:
+    params = SamplingParams(max_tokens=12, lock=replace(OURS, refresh=4))
+    age = None
+    for step in InstrumentedDecoder(model()).steps(prompts(2, 6), params):
+        computed = (~step.locked | step.refreshed) & ~step.masked
+        age = computed.int() if age is None else age + computed
+        assert torch.equal(step.age, age.int())
+    assert age is not None
+    assert len(set(age.flatten().tolist())) > 3
+
+
 def test_unlocked_positions_are_computed_again_and_cannot_lock_at_once() -> None:
     def all_locked_at_eight(state: MeasuredState) -> Tensor:
         return state.locked if state.step == 8 else torch.zeros_like(state.locked)
