@@ -6,25 +6,25 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from studies.bench import Bench, Length, Options, parse_length
-from studies.journal import Journal
-from studies.progress import Progress
+from studies.progress import Journal, Progress
 from studies.results import write_result
 from studies.study import Study, run_study, written
 from surelock import LLM
 from surelock.config import EngineConfig
 from surelock.errors import ParameterError, SureLockError, shown
+from surelock.results.result_folder import check_folder
 
-DESCRIPTION = """Measure studies of locking: tables, pictures and a page each.
-
-`list` shows the studies and their settings, `all` measures the paper's six, `open` the questions it left open. A run
-that is cut off goes on where it was: give the same command again."""
+DESCRIPTION = """Measure studies of locking: tables, pictures and a page each. `list` shows the studies and their
+settings, `all` measures the paper's six, `open` the questions it left open. The same command resumes a run that was
+cut off."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,9 +57,7 @@ def main(given: argparse.Namespace, command: str) -> None:
     names: list[str] = given.names
     if names == ["list"]:
         for study in everything():
-            told = " ".join(
-                f"{field.name}={_text(getattr(study.settings, field.name))}" for field in fields(study.settings)
-            )
+            told = " ".join(f"{name}={_text(value)}" for name, value in study.settings.items())
             print(f"{study.number:>4}  {study.name:<17} {study.title}\n      {told}")
         return
     chosen = [study for name in names for study in find(name)]
@@ -67,85 +65,68 @@ def main(given: argparse.Namespace, command: str) -> None:
     changed = {study.name: parse_settings(study, values) for study in chosen}
     for field in values:
         if not any(field in of_study for of_study in changed.values()):
-            known = ", ".join(dict.fromkeys(each.name for study in chosen for each in fields(study.settings)))
+            known = ", ".join(dict.fromkeys(name for study in chosen for name in study.settings))
             raise ParameterError(f"--set names {shown(field)}; {', '.join(names)} has the settings {known}")
-    from surelock.results.result_folder import check_folder
-
     check_folder(given.out)
-    device = _device(given.device)
-    options = Options(
-        quick=given.quick, prompts=given.prompts, judge=given.judge, seed=given.seed, offline=given.offline,
-        device=device, dtype=None if given.dtype is None else getattr(torch, given.dtype),
-    )  # fmt: skip
-    progress = Progress.of_process()
-    bench, without = None, Bench(None, options)
+    options = Options(**{name: getattr(given, name) for name in ("quick", "prompts", "judge", "seed", "offline")})
+    bench = cache(lambda needs_model: Bench(_load(given) if needs_model else None, options))
     for study in chosen:
-        if study.needs_model and bench is None:
-            bench = Bench(_load(given, device), options)
-        own = bench if study.needs_model and bench is not None else without
-        _measure(study, own, changed[study.name], given.out / study.folder, command, progress)
+        _measure(study, bench(study.needs_model), changed[study.name], given.out / study.folder, command)
 
 
-def _measure(
-    study: Study[Any], bench: Bench, changes: dict[str, Any], folder: Path, command: str, progress: Progress
-) -> None:
+def _measure(study: Study, bench: Bench, changes: dict[str, Any], folder: Path, command: str) -> None:
     # Beside the folder: an older result that is whole outlives a run that is cut off.
     path = folder.with_name(f"{folder.name}.partial.jsonl")
-    journal = Journal(path)
+    journal, progress = Journal(path), Progress(Console(stderr=True, highlight=False, markup=False, soft_wrap=True))
     try:
         result = run_study(study, bench, journal, changes=changes, progress=progress)
     except BaseException:
         progress.stop()
         if path.is_file():
-            print(
-                f"{study.name}: stopped; what was measured is in {path}, and the same command goes on from there",
-                file=sys.stderr,
-            )
+            _tell(study, f"stopped; what was measured is in {path}, and the same command goes on from there")
         raise
     progress.stop()
-    written_page, *_ = sorted(write_result(folder, result, command), key=lambda each: each.suffix != ".md")
+    page, *_ = write_result(folder, result, command)
     journal.remove()
     for line in result.left_out:
-        print(f"{study.name}: left out: {line}", file=sys.stderr)
-    print(written_page)
+        _tell(study, f"left out: {line}")
+    print(page)
 
 
-def everything() -> tuple[Study[Any], ...]:
+def _tell(study: Study, line: str) -> None:
+    print(f"{study.name}: {line}", file=sys.stderr)
+
+
+def everything() -> tuple[Study, ...]:
     """All studies, the paper's first."""
-    from studies import open as open_questions
-    from studies import paper
+    from studies.open import STUDIES as OPEN
+    from studies.paper import STUDIES as PAPER
 
-    return (*paper.STUDIES, *open_questions.STUDIES)
+    return (*PAPER, *OPEN)
 
 
-def find(name: str) -> tuple[Study[Any], ...]:
+def find(name: str) -> tuple[Study, ...]:
     """The studies that a name, a number, `all` or `open` stands for.
 
     Raises:
         ParameterError: there is none.
     """
-    from studies import open as open_questions
-    from studies import paper
-
-    if name == "all":
-        return paper.STUDIES
-    if name == "open":
-        return open_questions.STUDIES
-    numbered = {study.number: study for study in paper.STUDIES}
-    found = {study.name: study for study in everything()} | numbered
-    if name not in found:
+    if name in ("all", "open"):
+        return tuple(study for study in everything() if (study.number == "open") == (name == "open"))
+    found = tuple(study for study in everything() if name == study.name or name == study.number)
+    if not found:
         names = ", ".join(study.name for study in everything())
         raise ParameterError(f"the study is {shown(name)}; use {names}, all, open or list")
-    return (found[name],)
+    return found
 
 
-def parse_settings(study: Study[Any], given: dict[str, str]) -> dict[str, Any]:
+def parse_settings(study: Study, given: dict[str, str]) -> dict[str, Any]:
     """Values of the study's settings from text; those it does not have are for another study.
 
     Raises:
         ParameterError: a value is not of the setting's kind.
     """
-    known = {field.name: getattr(study.settings, field.name) for field in fields(study.settings)}
+    known = study.settings
     return {name: _parsed(name, text, known[name]) for name, text in given.items() if name in known}
 
 
@@ -156,9 +137,7 @@ def _parsed(name: str, text: str, like: object) -> object:
     try:
         if text == "none":
             return None
-        if isinstance(like, Length):
-            return parse_length(text)
-        return type(like)(text)  # type: ignore[call-arg]
+        return parse_length(text) if isinstance(like, Length) else type(like)(text)  # type: ignore[call-arg]
     except ParameterError as error:
         raise ParameterError(f"--set {name}: {error}") from None
     except ValueError:
@@ -177,24 +156,12 @@ def _text(value: object) -> str:
     return ",".join(map(_text, plain)) if isinstance(plain, list) else "none" if plain is None else f"{plain}"
 
 
-def _device(name: str | None) -> torch.device:
-    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError):
-        raise ParameterError(
-            f"--device is {shown(chosen)}, which this torch cannot use; use cpu, cuda or cuda:N"
-        ) from None
-    return torch.device(chosen)
-
-
-def _load(given: argparse.Namespace, device: torch.device) -> LLM:
+def _load(given: argparse.Namespace) -> LLM:
+    is_gpu = (given.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
     # Launching a step costs a GPU more than the rows of a small model do, so many requests share one.
-    config = EngineConfig(max_batch_size=512, max_rows=1 << 17) if device.type == "cuda" else EngineConfig()
-    return LLM(
-        given.model, dtype=given.dtype, device=str(device), revision=given.revision,
-        offline=True if given.offline else None, engine_config=config,
-    )  # fmt: skip
+    config = EngineConfig(max_batch_size=512, max_rows=1 << 17) if is_gpu else EngineConfig()
+    chosen: dict[str, Any] = {name: getattr(given, name) for name in ("dtype", "device", "revision")}
+    return LLM(given.model, **chosen, offline=True if given.offline else None, engine_config=config)
 
 
 def run(arguments: Sequence[str]) -> int:

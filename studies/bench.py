@@ -1,23 +1,27 @@
-"""What a study works with: a model, its prompts and the user's options."""
+"""What a study works with: a model, its prompts and the user's options; texts to continue, problems to answer."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
+
+import torch
 
 from surelock.errors import ParameterError, PromptError, shown
-from surelock.measure.tasks import TASKS, make_problem
-from surelock.measure.text import load_text
-from surelock.params import MAX_STEPS
-
-if TYPE_CHECKING:
-    from surelock.llm import LLM
-    from surelock.measure.judge import Judge
-    from surelock.text.tokenizer import Tokenizer
+from surelock.llm import LLM
+from surelock.measure.judge import Judge
+from surelock.measure.task_eval import FITTED_TO, PADDED_TOKENS, SUDOKU_TOKENS, CanvasKind, evaluation_problems
+from surelock.measure.tasks import TASKS, Problem, make_problem
+from surelock.measure.text.prompts import TextPrompt, load_text
+from surelock.params import MAX_STEPS, SamplingParams
+from surelock.results.environment import environment
+from surelock.text.tokenizer import Tokenizer
 
 Canvas = tuple[int, ...]
 Found = TypeVar("Found")
@@ -27,6 +31,15 @@ NUM_TEXT_TOKENS: Final = 64
 _QUESTION_LEVEL: Final = 2
 # A file's questions are taken whole.
 _WHOLE: Final = 1 << 16
+# The kinds of problem the embedded model was trained on.
+TRAINED: Final = (
+    "add", "sub", "sort", "seq", "spell", "count", "logic", "unit", "json", "table", "shop", "code", "weekday", "story",
+)  # fmt: skip
+# Those with worked answers long enough for locks to matter.
+WORKED: Final = ("shop", "story", "add", "unit", "json")
+WORKED_LEVELS: Final = (1, 2)
+# So many problems are drawn for each that is kept by `common_lengths`.
+_POOL: Final = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,12 +59,10 @@ class Length:
         """
         return self.num_generated * (self.steps + 1) / (2 * self.steps * (num_prompt + self.num_generated))
 
-    def unscripted(self, num_prompt: int, limit: int) -> str | None:
-        """Why `surelock.bench.schedules` has no script for it, on at most `limit` positions; or None."""
-        if self.steps != self.num_generated:
-            return "scripts assume one token a step"
-        num = num_prompt + self.num_generated
-        return f"{num} positions; the model's limit is {limit}" if num > limit else None
+    @property
+    def params(self) -> SamplingParams:
+        """At temperature 0 in one block, without locks; end ids are kept, so that every run has N_gen tokens."""
+        return SamplingParams(max_tokens=self.num_generated, steps=self.steps, ignore_eos=True, lock=None)
 
 
 def lengths(*each: int | tuple[int, int]) -> tuple[Length, ...]:
@@ -80,12 +91,9 @@ class Options:
     """What the user chose for all studies.
 
     Attributes:
-        quick: small settings.
         prompts: a file of prompts as `load_text` reads it; None for text and problems that come with the package.
         judge: folder or hub id of the causal language model that computes Gen-PPL; None for the shipped one.
-        seed: of the bootstrap and of drawn problems.
         offline: read the judge from files that are there.
-        device, dtype: of models that are made up, where a study needs no checkpoint.
     """
 
     quick: bool = False
@@ -93,16 +101,6 @@ class Options:
     judge: str | None = None
     seed: int = 0
     offline: bool = False
-    device: Any = None
-    dtype: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The beginning of a text, as text and as token ids."""
-
-    text: str
-    canvas: Canvas
 
 
 class Bench:
@@ -115,16 +113,17 @@ class Bench:
     Attributes:
         left_out: a line for each setting that was asked for and cannot be measured.
         show: told the share of the current cell that is done, and what is being done.
+        seed: of the bootstrap and of drawn problems.
         decoded: outputs by request, so that equal requests are decoded once (`studies.decoders`).
     """
 
     def __init__(self, model: LLM | None, options: Options | None = None) -> None:
         self._llm = model
         self.options = options or Options()
+        self.seed = self.options.seed
         self.left_out: list[str] = []
         self.show: Callable[[float, str], None] = lambda share, what: None
         self.decoded: dict[object, Any] = {}
-        self._texts: list[Text] = []
 
     @property
     def llm(self) -> LLM:
@@ -133,22 +132,16 @@ class Bench:
         return self._llm
 
     @property
-    def seed(self) -> int:
-        """Of the bootstrap and of drawn problems."""
-        return self.options.seed
-
-    @property
     def tokenizer(self) -> Tokenizer:
         """Of the model.
 
         Raises:
             PromptError: it has none.
         """
-        if self.llm.tokenizer is None:
-            raise PromptError(
-                f"{self.llm.name} has no tokenizer, and the prompts of a study are text: add its tokenizer"
-            )
-        return self.llm.tokenizer
+        found, told = self.llm.tokenizer, "has no tokenizer, and the prompts of a study are text: add its tokenizer"
+        if found is None:
+            raise PromptError(f"{self.llm.name} {told}")
+        return found
 
     @property
     def is_chat(self) -> bool:
@@ -158,29 +151,20 @@ class Bench:
     @cached_property
     def judge(self) -> Judge:
         """On the model's device, in float32 where it is the shipped one."""
-        import torch
-
-        from surelock.measure.judge import Judge
-
-        chosen = self.options.judge
-        return Judge.load(
-            chosen,
-            device=self.llm.device,
-            dtype=torch.float32 if chosen is None else None,
-            offline=True if self.options.offline else None,
-        )
+        chosen, offline = self.options.judge, True if self.options.offline else None
+        dtype = torch.float32 if chosen is None else None
+        return Judge.load(chosen, device=self.llm.device, dtype=dtype, offline=offline)
 
     def facts(self) -> dict[str, Any]:
         """What a result says of model, device and prompts; results of the same facts belong together."""
-        from surelock.results.environment import environment
-
         options = self.options
-        own: dict[str, Any] = {"commit": environment()["commit"], "quick": options.quick, "seed": options.seed}
-        own["prompts"] = None if options.prompts is None else options.prompts.name
-        own["judge"] = options.judge
+        own: dict[str, Any] = {
+            "commit": environment()["commit"], "quick": options.quick, "seed": options.seed,
+            "prompts": None if options.prompts is None else options.prompts.name, "judge": options.judge,
+        }  # fmt: skip
         if self._llm is not None:
-            own["model"], own["revision"] = self._llm.name, self._llm.commit
-            own["dtype"], own["device"] = str(self._llm.dtype).removeprefix("torch."), str(self._llm.device)
+            own |= {"model": self._llm.name, "revision": self._llm.commit}
+            own |= {"dtype": str(self._llm.dtype).removeprefix("torch."), "device": str(self._llm.device)}
         return own
 
     def leave_out(self, line: str) -> None:
@@ -188,18 +172,14 @@ class Bench:
         if line not in self.left_out:
             self.left_out.append(line)
 
-    def texts(self, num: int) -> list[Text]:
+    def texts(self, num: int) -> list[TextPrompt]:
         """The beginnings of num texts, `NUM_TEXT_TOKENS` tokens each.
 
         Raises:
             PromptError: there are fewer, or the file cannot be read.
         """
-        if len(self._texts) < num:
-            records = load_text(
-                path=self.options.prompts, tokenizer=self.tokenizer, num_prompts=num, num_prompt_tokens=NUM_TEXT_TOKENS
-            )
-            self._texts = [Text(record.prompt, record.token_ids) for record in self._first(num, records)]
-        return self._texts[:num]
+        options: dict[str, Any] = {"num_prompts": num, "num_prompt_tokens": NUM_TEXT_TOKENS}
+        return self._first(num, load_text(path=self.options.prompts, tokenizer=self.tokenizer, **options))
 
     def questions(self, num: int) -> list[Canvas]:
         """First turns of num conversations, through the chat template where the model has one.
@@ -208,17 +188,12 @@ class Bench:
             PromptError: there are fewer, or the file cannot be read.
         """
         if self.options.prompts is None:
-            random, tasks = Random(self.seed), list(TASKS)
-            texts = [
-                make_problem(random, tasks[index % len(tasks)], _QUESTION_LEVEL, "test").question
-                for index in range(num)
-            ]
+            random, tasks = Random(self.seed), list(islice(cycle(TASKS), num))
+            texts = [make_problem(random, task, _QUESTION_LEVEL, "test").question for task in tasks]
         else:
             records = load_text(path=self.options.prompts, tokenizer=self.tokenizer, num_prompt_tokens=_WHOLE)
             texts = self._first(num, [record.prompt for record in records])
-        if not self.is_chat:
-            return [tuple(self.tokenizer.encode(text)) for text in texts]
-        return [self.chat(text) for text in texts]
+        return [self.chat(text) if self.is_chat else tuple(self.tokenizer.encode(text)) for text in texts]
 
     def chat(self, question: str) -> Canvas:
         """One user turn through the chat template."""
@@ -226,24 +201,125 @@ class Bench:
 
     def mixed(self, num: int) -> list[Canvas]:
         """Half texts and half questions, the texts first; each once."""
-        texts = [text.canvas for text in self.texts((num + 1) // 2)]
+        texts = [text.token_ids for text in self.texts((num + 1) // 2)]
         # A file's questions begin with its texts.
         return list(dict.fromkeys([*texts, *self.questions(num)]))[:num]
 
     def fitting(self, wanted: Sequence[Length], prompts: Sequence[Sequence[object]]) -> list[Length]:
         """The lengths whose canvases fit the model; the others are left out."""
         limit, num_prompt = self.llm.config.max_sequence_length, max(map(len, prompts))
-        for length in wanted:
-            num = num_prompt + length.num_generated
-            if num > limit:
-                self.leave_out(
-                    f"N_gen/steps {length}: with the longest prompt ({num_prompt} tokens) the canvas has {num} "
-                    f"positions; the model's limit is {limit}"
-                )
-        return [length for length in wanted if num_prompt + length.num_generated <= limit]
+        too_long = [length for length in wanted if num_prompt + length.num_generated > limit]
+        for length in too_long:
+            canvas = f"the canvas has {num_prompt + length.num_generated} positions; the model's limit is {limit}"
+            self.leave_out(f"N_gen/steps {length}: with the longest prompt ({num_prompt} tokens) {canvas}")
+        return [length for length in wanted if length not in too_long]
 
     def _first(self, num: int, found: list[Found]) -> list[Found]:
         if len(found) < num:
             source = "the package" if self.options.prompts is None else f"--prompts {self.options.prompts}"
             raise PromptError(f"{num} prompts are asked for and {source} has {len(found)}: lower num_prompts")
         return found[:num]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One request.
+
+    Attributes:
+        prompt: token ids.
+        params: how it is decoded, but for the decoder's own part.
+        text: what the judge reads before the continuation; of texts.
+        problem: what is asked; of problems.
+    """
+
+    prompt: Canvas
+    params: SamplingParams
+    text: str = ""
+    problem: Problem | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the prompt, and of what is generated."""
+        return len(self.prompt), self.params.max_tokens
+
+
+def continuations(texts: Sequence[TextPrompt], length: Length) -> list[Case]:
+    """Of N_gen tokens each, whatever ends they contain."""
+    return [Case(text.token_ids, length.params, text=text.prompt) for text in texts]
+
+
+def problems(
+    bench: Bench, tasks: Sequence[str], *, num_per_task: int, levels: Sequence[int] = (1, 2, 3),
+    canvas: CanvasKind = "fitted",
+) -> list[Case]:  # fmt: skip
+    """Problems of the test split, the levels in turn, one token a step; fewer of a kind that has fewer.
+
+    None, and a line in `bench.left_out`, where the model has no chat template; canvases that are too long are left out.
+
+    canvas: fitted: N_gen is the length of the right answer and its end, rounded up to a multiple of 32; padded: 128 for
+        every problem, 160 for sudoku.
+    """
+    if not bench.is_chat:
+        bench.leave_out(f"tasks: {bench.llm.name} has no chat template to ask them through")
+        return []
+    found = [
+        _asked(bench, problem, canvas)
+        for problem in evaluation_problems(tasks, levels, num_per_task=num_per_task, seed=bench.seed)
+    ]
+    limit = bench.llm.config.max_sequence_length
+    fits = [case for case in found if sum(case.size) <= limit]
+    if len(fits) < len(found):
+        num = f"{len(found) - len(fits)} of {len(found)}"
+        bench.leave_out(f"tasks, {canvas} canvases: {num} are longer than the model's {limit} positions")
+    return fits
+
+
+def common_lengths(
+    bench: Bench, tasks: Sequence[str], num: int, *, max_tokens: int | None = None, tokens_per_step: int = 1
+) -> list[Case]:
+    """As many problems of each kind and level, of their most common lengths, so that many are decoded together.
+
+    max_tokens: take only those whose fitted canvases have so many; None for all.
+    """
+    num_drawn = _POOL * max(1, num // (len(tasks) * len(WORKED_LEVELS)))
+    pools = [
+        [case for case in found if max_tokens in (None, case.params.max_tokens)]
+        for task in tasks
+        for level in WORKED_LEVELS
+        if (found := problems(bench, [task], num_per_task=num_drawn, levels=(level,)))
+    ]
+    pools = [pool for pool in pools if pool]
+    if not pools and bench.is_chat:
+        bench.leave_out(f"tasks, N_gen {max_tokens}: no right answer fits so many positions")
+    chosen: list[Case] = []
+    for pool in pools:
+        common = Counter(case.size for case in pool)
+        # Sorting keeps the order of problems of one length.
+        ranked = sorted(pool, key=lambda case, common=common: (-common[case.size], case.size))  # type: ignore[misc]
+        chosen += ranked[: max(1, num // len(pools))]
+    return [faster(case, tokens_per_step) for case in chosen]
+
+
+def first_of_each(cases: Sequence[Case], num: int) -> list[Case]:
+    """The first problems of each kind; `cases` hold one kind after the other."""
+    kinds = groupby(cases, lambda case: case.problem and case.problem.task)
+    return [case for _, same in kinds for case in islice(same, num)]
+
+
+def most_frequent(cases: Sequence[Case], num_sizes: int) -> list[Case]:
+    """Those of the most frequent sizes."""
+    frequent = {size for size, _ in Counter(case.size for case in cases).most_common(num_sizes)}
+    return [case for case in cases if case.size in frequent]
+
+
+def faster(case: Case, tokens_per_step: int) -> Case:
+    """The same with more tokens a step."""
+    return replace(case, params=replace(case.params, steps=-(-case.params.max_tokens // tokens_per_step)))
+
+
+def _asked(bench: Bench, problem: Problem, canvas: CanvasKind) -> Case:
+    max_tokens = SUDOKU_TOKENS if problem.task == "sudoku" else PADDED_TOKENS
+    if canvas == "fitted":
+        max_tokens = -(-(len(bench.tokenizer.encode(problem.answer, bos=False)) + 1) // FITTED_TO) * FITTED_TO
+    params = SamplingParams(max_tokens=max_tokens, steps=max_tokens, lock=None)
+    return Case(bench.chat(problem.question), params, problem=problem)

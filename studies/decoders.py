@@ -6,27 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from itertools import accumulate, groupby, takewhile
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from studies.bench import Bench
+from studies.bench import Bench, Case
 from studies.policies import Policy
-from studies.workload import Case
 from surelock.errors import NonFiniteLogitsError
-from surelock.flops import RowCost
-from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
-from surelock.measure.instrumented import KVDrift
-from surelock.measure.instrumented import MeasuredState as DenseState
-from surelock.measure.instrumented import MeasuredStep as DenseStep
+from surelock.flops import exact_flops, full_flops
+from surelock.llm import LLM
+from surelock.measure.instrumented import InstrumentedDecoder, KVDrift, MeasuredState, MeasuredStep, group_canvases
 from surelock.measure.row_share import decode_with
+from surelock.output import RequestOutput
 from surelock.params import LockParams, SamplingParams
-
-if TYPE_CHECKING:
-    from surelock.llm import LLM
-    from surelock.output import RequestOutput
 
 PERMANENT, PAPER, NONE = "permanent rule", "paper rule", "no lock"
 # Seeds of two runs of one prompt are so far apart.
@@ -38,9 +32,9 @@ class Decoder:
     """One way to decode a workload.
 
     Attributes:
-        label: values of the columns that tell decoders apart.
-        lock: the engine's rule; None for no locks. Locks are permanent here: what a refresh changes, a policy does to
-            them. `share`: of the active rows that a step computes; None for all.
+        label: columns that tell decoders apart.
+        lock: the engine's rule, of permanent locks, which only policies refresh; None for no locks.
+        share: of the active rows that a step computes; None for all.
         other_seed: with other noise.
         policy: makes the policy of a run of the dense decoder, which then decodes in the engine's place.
         beside: a decoder that the others need to be compared with, and that makes no row of its own.
@@ -67,8 +61,7 @@ class Decoded:
         num_positions, num_steps: of the canvas.
         rows: computed in each step; of the dense decoder one sum.
         exact, full: FLOPs (with locks, without).
-        refreshed, locks, unlocks: rows computed although locked, how often positions were locked and unlocked; of the
-            dense decoder.
+        refreshed, locks, unlocks: of the dense decoder: locked rows computed, positions locked and unlocked.
     """
 
     text: str
@@ -114,13 +107,10 @@ def decode_all(bench: Bench, cases: Sequence[Case], decoders: Sequence[Decoder])
     Raises:
         NonFiniteLogitsError: the model's output was not finite.
     """
-    found: dict[int, list[Decoded]] = {}
-    for is_dense in (False, True):
-        own = [index for index, decoder in enumerate(decoders) if (decoder.policy is not None) == is_dense]
-        if own:
-            decode = _by_policies if is_dense else _by_engine
-            found |= dict(zip(own, decode(bench, cases, [decoders[index] for index in own]), strict=True))
-    return [found[index] for index in range(len(decoders))]
+    by_policy = [decoder for decoder in decoders if decoder.policy is not None]
+    by_engine = [decoder for decoder in decoders if decoder.policy is None]
+    dense, other = iter(_by_policies(bench, cases, by_policy)), iter(_by_engine(bench, cases, by_engine))
+    return [next(other if decoder.policy is None else dense) for decoder in decoders]
 
 
 def _by_engine(bench: Bench, cases: Sequence[Case], decoders: Sequence[Decoder]) -> list[list[Decoded]]:
@@ -132,21 +122,14 @@ def _by_engine(bench: Bench, cases: Sequence[Case], decoders: Sequence[Decoder])
     for share, new in by_share.items():
         # The longest first, so that the batch is full until its end.
         new.sort(key=lambda key: -(key[1].steps or key[1].max_tokens))
-        prompts, params = [list(key[0]) for key in new], [key[1] for key in new]
-        outputs = decode_with(
-            bench.llm, prompts, params, share=share,
-            progress=partial(_show, bench, len(new)),
-        )  # fmt: skip
+        prompts, params, num = [list(key[0]) for key in new], [key[1] for key in new], len(new)
+        show = partial(lambda num, done: bench.show(done / num, f"{done} of {num} prompts"), num)
+        outputs = decode_with(bench.llm, prompts, params, share=share, progress=show)
         if any(output.finish_reason == "error" for output in outputs):
-            raise NonFiniteLogitsError(
-                "the model's logits were NaN or infinite: check the weights or use --dtype float32", outputs
-            )
+            told = "the model's logits were NaN or infinite: check the weights or use --dtype float32"
+            raise NonFiniteLogitsError(told, outputs)
         bench.decoded |= zip(new, map(_of_output, outputs, params), strict=True)
     return [[bench.decoded[key] for key in of_decoder] for of_decoder in keys]
-
-
-def _show(bench: Bench, num: int, done: int) -> None:
-    bench.show(done / num, f"{done} of {num} prompts")
 
 
 def _params(params: SamplingParams, decoder: Decoder) -> SamplingParams:
@@ -157,114 +140,102 @@ def _params(params: SamplingParams, decoder: Decoder) -> SamplingParams:
 
 
 def _of_output(output: RequestOutput, params: SamplingParams) -> Decoded:
-    stats = output.stats
-    exact, full = (stats.flops[mode] for mode in ("exact", "full"))
+    stats, canvas = output.stats, output.canvas_token_ids
+    exact, full = ((stats.flops[mode]["locked"], stats.flops[mode]["base"]) for mode in ("exact", "full"))
     return Decoded(
-        text=output.text, kept=output.token_ids,
-        generated=output.canvas_token_ids[len(output.canvas_token_ids) - params.max_tokens :],
-        num_positions=len(output.canvas_token_ids), num_steps=stats.steps, rows=stats.active_rows,
-        exact=(exact["locked"], exact["base"]), full=(full["locked"], full["base"]),
+        text=output.text, kept=output.token_ids, generated=canvas[len(canvas) - params.max_tokens :],
+        num_positions=len(canvas), num_steps=stats.steps, rows=stats.active_rows, exact=exact, full=full,
     )  # fmt: skip
 
 
 def _by_policies(bench: Bench, cases: Sequence[Case], decoders: Sequence[Decoder]) -> list[list[Decoded]]:
     """Every pair of a policy and a case is one canvas of a batch."""
-    drift = any(_start(decoder).needs_drift for decoder in decoders)
-    dense = DenseDecoder(bench.llm.transformer, measure_drift=drift)
+    starts = [decoder.policy for decoder in decoders if decoder.policy is not None]
+    dense = InstrumentedDecoder(bench.llm.transformer, measure_drift=any(start().needs_drift for start in starts))
     alike = defaultdict(list)
     for index, case in enumerate(cases):
-        alike[case.shape].append(index)
+        alike[len(case.prompt), case.params].append(index)
     found: list[dict[int, Decoded]] = [{} for _ in decoders]
-    num_done = 0
+    num_done, num = 0, len(cases) * len(decoders)
     for (num_prompt, params), indices in sorted(alike.items(), key=lambda item: (item[0][0], item[0][1].max_tokens)):
         pairs = [(number, index) for number in range(len(decoders)) for index in indices]
         size = dense.batch_size(num_prompt + params.max_tokens)
         for start in range(0, len(pairs), size):
             batch = pairs[start : start + size]
-            shares = [(_start(decoders[number]), len(list(same))) for number, same in groupby(n for n, _ in batch)]
-            runs = run_policies(bench.llm, dense, [cases[index].prompt for _, index in batch], params, Dispatch(shares))
+            dispatch = Dispatch([(starts[number](), len(list(same))) for number, same in groupby(n for n, _ in batch)])
+            runs = _decode(bench.llm, dense, [cases[index].prompt for _, index in batch], params, dispatch)
             for (number, index), run in zip(batch, runs, strict=True):
                 found[number][index] = run
             num_done += len(batch)
-            num = len(cases) * len(decoders)
             bench.show(num_done / num, f"{num_done} of {num} runs")
     return [[of_decoder[index] for index in range(len(cases))] for of_decoder in found]
 
 
-def _start(decoder: Decoder) -> Policy:
-    assert decoder.policy is not None
-    return decoder.policy()
+def batches_of(
+    dense: InstrumentedDecoder, canvases: Sequence[Sequence[int]], max_tokens: int, copies: int = 1
+) -> Iterator[list[int]]:
+    """Indices of canvases that are decoded together, so many runs of each at a time."""
+    for alike in group_canvases(canvases):
+        size = max(1, dense.batch_size(len(canvases[alike[0]]) + max_tokens) // copies)
+        yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
 class Dispatch:
-    """Asks each policy about its own canvases of a batch: the hooks of `DenseDecoder.steps`.
+    """Asks each policy about its own canvases of a batch: the hooks of `InstrumentedDecoder.steps`.
 
     policies: of consecutive canvases, and of how many each.
     """
 
     def __init__(self, policies: Sequence[tuple[Policy, int]]) -> None:
-        self._parts: list[tuple[Policy, slice]] = []
-        start = 0
-        for policy, num in policies:
-            self._parts.append((policy, slice(start, start + num)))
-            start += num
+        ends = accumulate(num for _, num in policies)
+        self._parts = [(policy, slice(end - num, end)) for (policy, num), end in zip(policies, ends, strict=True)]
         self.tested: Tensor | int = 0
 
-    def lock(self, state: DenseState) -> Tensor:
-        """Of all."""
-        parts = [(policy, _part(state, where)) for policy, where in self._parts]
-        self.tested = self.tested + torch.cat([policy.tested(own) for policy, own in parts]).sum(1)
-        return torch.cat([policy.lock(own) for policy, own in parts])
-
     def steps(
-        self, dense: DenseDecoder, canvases: Sequence[Sequence[int]], params: Any, **more: Any
-    ) -> Iterator[DenseStep]:
+        self, dense: InstrumentedDecoder, canvases: Sequence[Sequence[int]], params: SamplingParams, **more: Any
+    ) -> Iterator[MeasuredStep]:
         """Decode the canvases."""
-        hooks: dict[str, Any] = {"rule": self.lock}
-        if any(policy.revisits for policy, _ in self._parts):
-            for name in ("refresh", "unlock"):
-                hooks[name] = lambda state, name=name: torch.cat(
-                    [getattr(policy, name)(_part(state, where)) for policy, where in self._parts]
-                )
-        return dense.steps(canvases, params, **hooks, **more)
+        names = ("refresh", "unlock") if any(policy.revisits for policy, _ in self._parts) else ()
+        hooks: dict[str, Any] = {name: partial(self._ask, name) for name in names}
+        return dense.steps(canvases, params, rule=self._lock, **hooks, **more)
+
+    def _lock(self, state: MeasuredState) -> Tensor:
+        self.tested = self.tested + self._ask("tested", state).sum(1)
+        return self._ask("lock", state)
+
+    def _ask(self, name: str, state: MeasuredState) -> Tensor:
+        """What each policy's method of that name says of its part."""
+        return torch.cat([getattr(policy, name)(_part(state, where)) for policy, where in self._parts])
 
 
-def run_policies(
-    llm: LLM, dense: DenseDecoder, canvases: Sequence[Sequence[int]], params: SamplingParams, dispatch: Dispatch
+def _decode(
+    llm: LLM, dense: InstrumentedDecoder, canvases: Sequence[Sequence[int]], params: SamplingParams, dispatch: Dispatch
 ) -> Iterator[Decoded]:
     """Each canvas of a batch, all of one length."""
-    device = llm.transformer.device
-    zero = torch.zeros(len(canvases), dtype=torch.int64, device=device)
-    counts = dict.fromkeys(("active", "masked", "refreshed", "locks", "unlocks"), zero)
+    counts: list[Tensor] = []
     for step in dispatch.steps(dense, canvases, params):
-        now = {
-            "active": step.num_active, "masked": step.masked.sum(1), "refreshed": step.refreshed.sum(1),
-            "locks": step.newly_locked.sum(1), "unlocks": step.unlocked.sum(1),
-        }  # fmt: skip
-        counts = {name: counts[name] + now[name] for name in counts}
-        tokens, num_steps = step.tokens, step.num_steps
-    of = {name: values.tolist() for name, values in counts.items()}
-    tested = (zero + dispatch.tested).tolist()
-    cost = RowCost.from_config(llm.config)
-    for index, row in enumerate(tokens.tolist()):
-        generated = row[len(row) - params.max_tokens :]
-        kept = generated if params.ignore_eos else _before_end(llm, generated)
-        row_cost, masked = cost.transformer(len(row)), cost.head * of["masked"][index]
-        locked, base = of["active"][index] * row_cost, num_steps * len(row) * row_cost
+        masks = (step.masked, step.refreshed, step.newly_locked, step.unlocked)
+        counts.append(torch.stack((step.num_active, *(mask.sum(1) for mask in masks))))
+        tokens, num_steps, num = step.tokens, step.num_steps, step.tokens.shape[1]
+    tested = (dispatch.tested + torch.zeros_like(counts[0][0])).tolist()
+    end_ids = llm.tokenizer.end_ids if llm.tokenizer else frozenset(llm.config.eos_token_ids)
+    for row, own, num_tested in zip(tokens.tolist(), torch.stack(counts).sum(0).T.tolist(), tested, strict=True):
+        active, masked, refreshed, locks, unlocks = own
+        generated = row[num - params.max_tokens :]
+        kept = list(takewhile(lambda token: params.ignore_eos or token not in end_ids, generated))
+        full = full_flops(
+            llm.config, num_rows=active, num_steps=num_steps, num_positions=num, num_masked=masked,
+            num_tested=num_tested,
+        )  # fmt: skip
         yield Decoded(
             text="" if llm.tokenizer is None else llm.tokenizer.decode(kept), kept=kept, generated=generated,
-            num_positions=len(row), num_steps=num_steps, rows=[of["active"][index]], exact=(locked, base),
-            full=(locked + masked + 2 * cost.head * tested[index], base + masked), refreshed=of["refreshed"][index],
-            locks=of["locks"][index], unlocks=of["unlocks"][index],
+            num_positions=num, num_steps=num_steps, rows=[active], full=full,
+            exact=(exact_flops(llm.config, active, num), exact_flops(llm.config, num_steps * num, num)),
+            refreshed=refreshed, locks=locks, unlocks=unlocks,
         )  # fmt: skip
 
 
-def _before_end(llm: LLM, token_ids: list[int]) -> list[int]:
-    end_ids = llm.tokenizer.end_ids if llm.tokenizer else frozenset(llm.config.eos_token_ids)
-    return token_ids[: next((place for place, token in enumerate(token_ids) if token in end_ids), len(token_ids))]
-
-
-def _part(state: DenseState, where: slice) -> DenseState:
+def _part(state: MeasuredState, where: slice) -> MeasuredState:
     """Of some of the canvases."""
     own: dict[str, Any] = {}
     for each in fields(state):

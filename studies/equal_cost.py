@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from studies.measures import Outcome, answers, judged
 from studies.study import Row, Rows
-from surelock.measure.metrics import agreement
 
 Array = npt.NDArray[np.float64]
 
@@ -45,60 +44,35 @@ class Curve:
         return np.interp(places, *self.points(weights))
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Value of a family minus that of another at the same cost, with a 95 % bootstrap interval over prompts.
+def at_equal_cost(own: Curve, other: Curve, *, seed: int) -> list[Row]:
+    """Value of a family minus that of another over the same prompts, at costs spread over those that both reach.
 
-    Attributes:
-        cost: where; None for the mean over all places.
-        own, other: their values there.
-    """
-
-    cost: float | None
-    own: float
-    other: float
-    difference: float
-    low: float
-    high: float
-
-
-def at_equal_cost(own: Curve, other: Curve, *, seed: int) -> list[Difference]:
-    """Differences at places spread over the costs both families reach, and their mean last; empty if they share none.
-
-    own, other: over the same prompts. seed: of the bootstrap.
+    Columns place (the cost; None in the last row, which is of the mean over all places), own, other, difference, low
+    and high (a 95 % bootstrap interval over prompts). No row if they share no cost.
     """
     everyone = np.ones(len(own.cost_unit))
     places = shared_places(own.points(everyone)[0], other.points(everyone)[0])
     if places is None:
         return []
     drawn = np.random.default_rng(seed).multinomial(len(everyone), everyone / len(everyone), size=NUM_RESAMPLES)
-    differences = [
-        own.at(places, weights) - other.at(places, weights) for weights in (everyone, *drawn.astype(np.float64))
-    ]
-    values = [curve.at(places, everyone) for curve in (own, other)]
-    # [resamples, places + 1]: the mean last
-    table = np.stack(differences)
-    table = np.concatenate((table, table.mean(1, keepdims=True)), axis=1)
+    values = [_with_mean(curve.at(places, everyone)) for curve in (own, other)]
+    weights = (everyone, *drawn.astype(np.float64))
+    # [1 + resamples, places + 1]: the mean last
+    table = _with_mean(np.stack([own.at(places, each) - other.at(places, each) for each in weights]))
     low, high = np.nanquantile(table[1:], [0.025, 0.975], axis=0)
-    columns = [np.append(each, each.mean()) for each in values]
-    wheres: list[float | None] = [*places.tolist(), None]
-    return [
-        Difference(where, *(float(each[index]) for each in (*columns, table[0], low, high)))
-        for index, where in enumerate(wheres)
-    ]
+    names = ("place", "own", "other", "difference", "low", "high")
+    columns = ([*places.tolist(), None], *(each.tolist() for each in (*values, table[0], low, high)))
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _with_mean(values: Array) -> Array:
+    return np.concatenate((values, values.mean(-1, keepdims=True)), axis=-1)
 
 
 def shared_places(own: Array, other: Array) -> Array | None:
     """Costs that both reach, evenly spread and the ends left out; None if there are none."""
     low, high = max(own.min(), other.min()), min(own.max(), other.max())
-    if not low < high:
-        return None
-    return np.linspace(low, high, NUM_PLACES + 2)[1:-1]
-
-
-def stacked(rows: Sequence[Sequence[float]]) -> Array:
-    """[V, P] from lists."""
-    return np.asarray(rows, dtype=np.float64)
+    return np.linspace(low, high, NUM_PLACES + 2)[1:-1] if low < high else None
 
 
 NOTE: Final = (
@@ -110,7 +84,7 @@ NOTE: Final = (
 AGREEMENT, NATS, RIGHT, TASK_AGREEMENT = "agreement", "nats a token", "right answers", "agreement, problems"
 
 
-def against(table: str, found: Sequence[Outcome], other: str, pairs: Sequence[tuple[str, Row]]) -> Rows:
+def against(found: Sequence[Outcome], *, table: str, other: str, pairs: Sequence[tuple[str, Row]]) -> Rows:
     """Families of decoders against the family `other`: means in `table`, every place in `table_places`.
 
     pairs: the name of a family, which is the first column of a decoder's label, and what its label and that of the
@@ -126,33 +100,27 @@ def against(table: str, found: Sequence[Outcome], other: str, pairs: Sequence[tu
         ]
         for measure in measures:
             own, reference = (_curve(family, measure) for family in families)
-            for difference in at_equal_cost(own, reference, seed=found[0].bench.seed):
-                row = {**found[0].point, first: name, **more, **_row(measure, difference)}
-                rows[f"{table}_places"].append({**row, "place": difference.cost})
-                rows[table] += [row] if difference.cost is None else []
+            for row in at_equal_cost(own, reference, seed=found[0].bench.seed):
+                is_sure, sign = row["low"] * row["high"] > 0, -1 if measure == NATS else 1
+                better = "-" if not is_sure else "yes" if sign * row["difference"] > 0 else "no"
+                row = {**found[0].point, first: name, **more, "measure": measure, **row, "is_better": better}
+                rows[f"{table}_places"].append(row)
+                if row["place"] is None:
+                    rows[table].append({column: value for column, value in row.items() if column != "place"})
     return rows
 
 
-def _row(measure: str, found: Difference) -> Row:
-    sign = -1 if measure == NATS else 1
-    better = "-"
-    if found.low * found.high > 0:
-        better = "yes" if sign * found.difference > 0 else "no"
-    values = {name: getattr(found, name) for name in ("own", "other", "difference", "low", "high")}
-    return {"measure": measure, **values, "is_better": better}
-
-
 def _curve(family: Sequence[Outcome], measure: str) -> Curve:
-    cost = stacked([[run.active for run in each.runs] for each in family])
-    cost_unit = stacked([[run.possible for run in family[0].runs]])[0]
+    cost = _stacked([[run.active for run in each.runs] for each in family])
+    cost_unit = _stacked([run.possible for run in family[0].runs])
     if measure == NATS:
-        scores = [judged(each.bench, each.cases, each.runs) for each in family]
-        nats, numbers = ([[one[part] for one in of_each] for of_each in scores] for part in (0, 1))
-        return Curve(cost, cost_unit, stacked(nats), stacked(numbers))
-    values = [
-        answers(each.cases, each.runs)
-        if measure == RIGHT
-        else [agreement(a.generated, b.generated) for a, b in zip(each.runs, each.baseline, strict=True)]
-        for each in family
-    ]
-    return Curve(cost, cost_unit, stacked(values), cost * 0 + 1)
+        scores = _stacked([judged(each.bench, each.cases, each.runs) for each in family])
+        nats, tokens = np.ascontiguousarray(np.moveaxis(scores, 2, 0))
+        return Curve(cost, cost_unit, nats, tokens)
+    is_right = measure == RIGHT
+    values = [answers(each.cases, each.runs) if is_right else each.agreement() for each in family]
+    return Curve(cost, cost_unit, _stacked(values), np.ones_like(cost))
+
+
+def _stacked(rows: Sequence[Any]) -> Array:
+    return np.asarray(rows, dtype=np.float64)

@@ -6,33 +6,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from studies.bench import parse_length
-from studies.study import Cell, Row, Rows
-from studies.workload import continuations
+from studies.bench import Bench, Case, Length, continuations
+from studies.decoders import Decoded, Decoder, decode_all
+from studies.study import Cell, Row, Rows, Settings
 from surelock.flops import exact_flops, paper_batch
 from surelock.measure.metrics import agreement, distinct_n, entropy, perplexity
-from surelock.measure.statistics import mcnemar, paired_difference, perplexity_ratio
+from surelock.measure.statistics import Interval, mcnemar, paired_difference, perplexity_ratio
 from surelock.measure.tasks import check
-
-if TYPE_CHECKING:
-    from studies.bench import Bench
-    from studies.decoders import Decoded, Decoder
-    from studies.workload import Case
+from surelock.params import SamplingParams
 
 # The paper's batch size.
 BATCH_SIZE: Final = 4
 
-ROWS_NOTE: Final = (
-    "Active ratio: rows computed / (steps x N), refreshed rows among them. FLOPs ratios, with locks / without: exact "
-    "counts what is computed, full adds the LM head of masked rows and two head rows for each row whose posterior is "
-    "compared."
+FLOPS_NOTE: Final = (
+    "FLOPs ratios, with locks / without: exact counts what is computed, full adds the LM head of masked rows and two "
+    "head rows for each row whose posterior is compared."
 )
-COST_NOTE: Final = (
-    "FLOPs ratios, with locks / without: exact counts what is computed, full adds the LM head and both head rows of "
-    "each KL test. Masked floor: the least exact ratio any locking can reach, since masked rows must be computed."
-)
+ROWS_NOTE: Final = f"Active ratio: rows computed / (steps x N), refreshed rows among them. {FLOPS_NOTE}"
+FLOOR_NOTE: Final = "Masked floor: the least exact ratio any locking can reach, since masked rows must be computed."
+COST_NOTE: Final = f"{FLOPS_NOTE} {FLOOR_NOTE}"
 PAPER_NOTE: Final = (
     f"r-bar: rows computed / (steps x N), no padding. {COST_NOTE} Paper mode counts padding to the longest prompt of "
     "each batch of 4 as rows that never lock, and no head (paper, section 2.4)."
@@ -67,21 +61,42 @@ class Outcome:
     baseline: Sequence[Decoded]
     is_baseline: bool
 
+    @property
+    def params(self) -> SamplingParams:
+        """Of the first case, and in all but the number of tokens of the others."""
+        return self.cases[0].params
+
+    def sum(self, name: str) -> int:
+        """Over the runs."""
+        return sum(getattr(run, name) for run in self.runs)
+
+    def flops_ratio(self, mode: str) -> float:
+        """With locks / without, over the runs."""
+        each = [getattr(run, mode) for run in self.runs]
+        ratio: float = sum(locked for locked, _ in each) / sum(base for _, base in each)
+        return ratio
+
+    def floors(self) -> list[float]:
+        """The least active ratio any locking of each case can reach."""
+        sizes = [(*case.size, run.num_steps) for case, run in zip(self.cases, self.runs, strict=True)]
+        return [Length(num, steps).masked_floor(num_prompt) for num_prompt, num, steps in sizes]
+
+    def agreement(self) -> list[float]:
+        """Share of each run's generated tokens equal to the baseline's."""
+        return [agreement(a.generated, b.generated) for a, b in zip(self.runs, self.baseline, strict=True)]
+
 
 Measure = Callable[[Outcome], Row]
 
 
 def rows_computed(found: Outcome) -> Row:
     """Of the sums over cases; refreshed rows and undone locks where there are any."""
-    active, locks = (sum(getattr(run, name) for run in found.runs) for name in ("active", "locks"))
-    refreshed, unlocks = (sum(getattr(run, name) for run in found.runs) for name in ("refreshed", "unlocks"))
+    active, refreshed, locks, unlocks = (found.sum(name) for name in ("active", "refreshed", "locks", "unlocks"))
     return {
-        "active_ratio": active / sum(run.possible for run in found.runs),
-        "exact_ratio": sum(run.exact[0] for run in found.runs) / sum(run.exact[1] for run in found.runs),
-        "full_ratio": sum(run.full[0] for run in found.runs) / sum(run.full[1] for run in found.runs),
-        "refreshed_share": refreshed / active if refreshed else None,
+        "active_ratio": active / found.sum("possible"), "exact_ratio": found.flops_ratio("exact"),
+        "full_ratio": found.flops_ratio("full"), "refreshed_share": refreshed / active if refreshed else None,
         "unlocks_per_lock": unlocks / locks if unlocks else None,
-    }
+    }  # fmt: skip
 
 
 def paper_cost(found: Outcome) -> Row:
@@ -90,31 +105,26 @@ def paper_cost(found: Outcome) -> Row:
     `exact` and `full` ratios are of sums over requests; those of paper mode are weighted by each batch's rows, as the
     paper's tables are.
     """
-    config = found.bench.llm.config
-    floor = 0.0
-    for case, run in zip(found.cases, found.runs, strict=True):
-        num = case.params.max_tokens
-        masked = num * (run.num_steps + 1) / (2 * run.num_steps * run.num_positions)
-        floor += masked * exact_flops(config, run.possible, run.num_positions)
+    config, floor = found.bench.llm.config, 0.0
+    for share, run in zip(found.floors(), found.runs, strict=True):
+        floor += share * exact_flops(config, run.possible, run.num_positions)
     locked, base = (sum(run.exact[side] for run in found.runs) for side in (0, 1))
-    paper = {"active_ratio": 0.0, "base": 0.0, "locked": 0.0}
-    total = 0
+    paper, total = dict.fromkeys(("active_ratio", "base", "locked"), 0.0), 0
     for batch in batches(len(found.runs)):
-        cases, runs = found.cases[batch], found.runs[batch]
-        prompts, num = [len(case.prompt) for case in cases], cases[0].params.max_tokens
+        prompts, runs = [len(case.prompt) for case in found.cases[batch]], found.runs[batch]
         of_batch = paper_batch(
-            config, prompt_lengths=prompts, num_generated=num, steps=runs[0].num_steps,
+            config, prompt_lengths=prompts, num_generated=found.params.max_tokens, steps=runs[0].num_steps,
             active_rows=[run.rows for run in runs],
         )  # fmt: skip
-        weight = len(prompts) * (max(prompts) + num)
+        weight = len(prompts) * (max(prompts) + found.params.max_tokens)
         total += weight
         paper = {name: value + weight * of_batch[name] for name, value in paper.items()}
     return {
-        "active_ratio": sum(run.active for run in found.runs) / sum(run.possible for run in found.runs),
-        "masked_floor": floor / base, "exact_base": base, "exact_locked": locked, "exact_ratio": locked / base,
-        "full_ratio": sum(run.full[0] for run in found.runs) / sum(run.full[1] for run in found.runs),
-        "paper_active_ratio": paper["active_ratio"] / total, "paper_base": paper["base"] / total,
-        "paper_locked": paper["locked"] / total, "paper_ratio": paper["locked"] / paper["base"],
+        "active_ratio": found.sum("active") / found.sum("possible"), "masked_floor": floor / base,
+        "exact_base": base, "exact_locked": locked, "exact_ratio": locked / base,
+        "full_ratio": found.flops_ratio("full"), "paper_active_ratio": paper["active_ratio"] / total,
+        "paper_base": paper["base"] / total, "paper_locked": paper["locked"] / total,
+        "paper_ratio": paper["locked"] / paper["base"],
     }  # fmt: skip
 
 
@@ -125,41 +135,40 @@ def batches(num: int) -> list[slice]:
 
 def quality(found: Outcome) -> Row:
     """Gen-PPL and its ratio, diversity, agreement."""
-    scores, before = (_scores(found, runs) for runs in (found.runs, found.baseline))
+    scores, before = (judged(found.bench, found.cases, runs) for runs in (found.runs, found.baseline))
     ratio = perplexity_ratio(scores, before, seed=found.bench.seed)
     return {
-        "gen_ppl": perplexity(scores), "ppl_ratio": ratio.value, "ppl_ratio_low": ratio.low,
-        "ppl_ratio_high": ratio.high, "distinct_3": fmean(distinct_n(run.generated, 3) for run in found.runs),
-        "entropy": fmean(entropy(run.generated) for run in found.runs), "agreement": same_tokens(found),
+        "gen_ppl": perplexity(scores), **with_interval("ppl_ratio", ratio),
+        "distinct_3": fmean(distinct_n(run.generated, 3) for run in found.runs),
+        "entropy": fmean(entropy(run.generated) for run in found.runs), "agreement": fmean(found.agreement()),
     }  # fmt: skip
 
 
 def right(found: Outcome) -> Row:
     """Right answers; the baseline is compared with nothing."""
     own, before = answers(found.cases, found.runs), answers(found.cases, found.baseline)
-    row: Row = {"num_problems": len(own), "accuracy": fmean(own)}
-    if found.is_baseline:
-        row |= dict.fromkeys(("difference", "difference_low", "difference_high", "num_lost", "num_won", "mcnemar_p"))
-    else:
+    names = ("difference", "difference_low", "difference_high", "num_lost", "num_won", "mcnemar_p")
+    compared: Row = dict.fromkeys(names)
+    if not found.is_baseline:
         difference, test = paired_difference(own, before, seed=found.bench.seed), mcnemar(own, before)
-        row |= {
-            "difference": difference.value, "difference_low": difference.low, "difference_high": difference.high,
-            "num_lost": test.only_b, "num_won": test.only_a, "mcnemar_p": test.p_value,
-        }  # fmt: skip
+        compared = with_interval("difference", difference)
+        compared |= {"num_lost": test.only_b, "num_won": test.only_a, "mcnemar_p": test.p_value}
     same = fmean(one.kept == other.kept for one, other in zip(found.runs, found.baseline, strict=True))
-    return row | {"identical": same, "agreement": same_tokens(found)}
+    return {
+        "num_problems": len(own), "accuracy": fmean(own), **compared, "identical": same,
+        "agreement": fmean(found.agreement()),
+    }  # fmt: skip
 
 
-def same_tokens(found: Outcome) -> float:
-    """Mean share of generated tokens equal to the baseline's."""
-    return fmean(agreement(a.generated, b.generated) for a, b in zip(found.runs, found.baseline, strict=True))
+def with_interval(name: str, found: Interval) -> Row:
+    """The columns of a number and its interval."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def answers(cases: Sequence[Case], runs: Sequence[Decoded]) -> list[bool]:
     """Whether each problem is answered right."""
-    return [
-        case.problem is not None and check(case.problem, run.text).final for case, run in zip(cases, runs, strict=True)
-    ]
+    pairs = zip(cases, runs, strict=True)
+    return [case.problem is not None and check(case.problem, run.text).final for case, run in pairs]
 
 
 def judged(bench: Bench, cases: Sequence[Case], runs: Sequence[Decoded]) -> list[tuple[float, int]]:
@@ -172,53 +181,57 @@ def judged(bench: Bench, cases: Sequence[Case], runs: Sequence[Decoded]) -> list
     return [bench.decoded[key] for key in keys]
 
 
-def _scores(found: Outcome, runs: Sequence[Decoded]) -> list[tuple[float, int]]:
-    return judged(found.bench, found.cases, runs)
+# Columns of texts, and of problems, where rules of any kind are compared.
+CONTINUED: Final[Sequence[Measure]] = (quality, rows_computed)
+ANSWERED: Final[Sequence[Measure]] = (right, rows_computed)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """Decoders over one workload at each point of a grid, each compared with the first.
+    """Decoders over workloads, each compared with the first; gives cells.
 
     Attributes:
         table: that the rows go to.
-        points: values of the key columns, one dictionary for each cell.
-        workload: the cases of a point; none leaves it out.
-        decoders: of a point, the baseline first.
-        measures: columns of a row, in this order.
+        measures: columns of a row, in this order, after those of the cell's point and the decoder.
         more: further tables from all outcomes of a cell.
     """
 
+    bench: Bench
     table: str
-    points: Sequence[Row]
-    workload: Callable[[Row], Sequence[Case]]
-    decoders: Callable[[Row], Sequence[Decoder]]
+    decoders: Sequence[Decoder]
     measures: Sequence[Measure]
     more: Callable[[Sequence[Outcome]], Rows] | None = None
 
-    def cells(self, bench: Bench) -> list[Cell]:
-        """One for each point with a workload."""
-        found = []
-        for point in self.points:
-            cases, decoders = list(self.workload(point)), self.decoders(point)
-            if cases:
-                name = ", ".join([self.table, *(f"{key} {value}" for key, value in point.items())])
-                weight = len(decoders) * sum((case.params.steps or 1) * len(case.prompt) for case in cases)
-                found.append(
-                    Cell(name=name, measure=partial(self._measure, bench, point, cases, decoders), weight=weight)
-                )
-        return found
+    def of(self, cases: Sequence[Case], **point: object) -> list[Cell]:
+        """One cell, which the first columns of its rows tell from others of the table; none without cases."""
+        if not cases:
+            return []
+        name = ", ".join([self.table, *(f"{key} {value}" for key, value in point.items())])
+        weight = len(self.decoders) * sum((case.params.steps or 1) * len(case.prompt) for case in cases)
+        return [Cell(name, partial(self._measure, cases, point), weight)]
 
-    def _measure(self, bench: Bench, point: Row, cases: Sequence[Case], decoders: Sequence[Decoder]) -> Rows:
-        from studies.decoders import decode_all
+    def of_texts(self, settings: Settings, **point: object) -> list[Cell]:
+        """A cell for each of the settings' lengths: the settings' number of texts is continued."""
+        texts = self.bench.texts(settings.num_prompts)
+        fits = self.bench.fitting(settings.lengths, [text.token_ids for text in texts])
+        return [cell for each in fits for cell in self.of(continuations(texts, each), length=str(each), **point)]
 
-        runs = decode_all(bench, cases, decoders)
+    def of_questions(self, settings: Settings) -> list[Cell]:
+        """A cell for each of the settings' lengths: the settings' number of questions is answered."""
+        questions, cells = self.bench.questions(settings.num_prompts), []
+        for length in self.bench.fitting(settings.lengths, questions):
+            cases = [Case(question, length.params) for question in questions]
+            cells += self.of(cases, num_generated=length.num_generated)
+        return cells
+
+    def _measure(self, cases: Sequence[Case], point: Row) -> Rows:
+        runs = decode_all(self.bench, cases, self.decoders)
         if quality in self.measures:
-            bench.show(1.0, "judging")
-            judged(bench, list(cases) * len(runs), [run for each in runs for run in each])
+            self.bench.show(1.0, "judging")
+            judged(self.bench, list(cases) * len(runs), [run for each in runs for run in each])
         outcomes = [
-            Outcome(bench, point, cases, decoder, own, runs[0], index == 0)
-            for index, (decoder, own) in enumerate(zip(decoders, runs, strict=True))
+            Outcome(self.bench, point, cases, decoder, own, runs[0], own is runs[0])
+            for decoder, own in zip(self.decoders, runs, strict=True)
         ]
         rows: list[Row] = []
         for outcome in outcomes:
@@ -227,31 +240,3 @@ class Comparison:
                 for measure in self.measures:
                     rows[-1] |= measure(outcome)
         return {self.table: rows} | (self.more(outcomes) if self.more else {})
-
-
-def of_texts(
-    bench: Bench, settings: Any, table: str, decoders: Sequence[Decoder], measures: Sequence[Measure],
-    more: Callable[[Sequence[Outcome]], Rows] | None = None, **point: object,
-) -> list[Cell]:  # fmt: skip
-    """A cell for each of the settings' lengths: the settings' number of texts continued by every decoder."""
-    texts = bench.texts(settings.num_prompts)
-    fits = bench.fitting(settings.lengths, [text.canvas for text in texts])
-    return Comparison(
-        table=table,
-        points=[{"length": str(length), **point} for length in fits],
-        workload=lambda at: continuations(texts, parse_length(at["length"])),
-        decoders=lambda at: decoders,
-        measures=measures,
-        more=more,
-    ).cells(bench)
-
-
-def of_problems(
-    bench: Bench, table: str, cases: Sequence[Case], decoders: Sequence[Decoder],
-    more: Callable[[Sequence[Outcome]], Rows] | None = None, **point: object,
-) -> list[Cell]:  # fmt: skip
-    """One cell: problems answered by every decoder."""
-    return Comparison(
-        table=table, points=[dict(point)], workload=lambda at: cases, decoders=lambda at: decoders,
-        measures=(right, rows_computed), more=more,
-    ).cells(bench)  # fmt: skip

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from studies.study import Row, Rows, different, shown, where
+from surelock.results.figures import GRID, INK, QUIET, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The Okabe-Ito palette without its yellow, which is too light for lines.
-SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-INK, QUIET, GRID = "#2b2b2b", "#767676", "#e8e8e8"
 MARKERS: Final = "os^DvPX*"
 DASHES: Final[Any] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+DIAMOND: Final[Any] = {"color": INK, "marker": "D", "markerfacecolor": "none", "label": "published"}
 RATIOS: Final = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 2, 3, 5, 10, 20)
 
 
@@ -28,12 +27,9 @@ class Panel:
         table: that the rows are of. `only`: rows with these values.
         x, y: columns; y may name several, with blanks between them. The interval of a column c is in c_low and c_high.
         by: columns whose values make a line each: the first gives the colour, a second the dash.
-        split: a column.
         base: the value of the first column of `by` that is drawn as a horizontal line instead.
         level: a horizontal line: a number, or a column. `published`: a column of printed values, drawn as diamonds.
-        log: axes that are logarithmic: "x", "y" or "xy"; "2" is a horizontal one with a tick at every value. Ratios of
-            Gen-PPL always are.
-        joined: points are joined.
+        log: logarithmic axes: "x", "y" or "xy"; "2": x with a tick at every value. Ratios of Gen-PPL always are.
     """
 
     table: str
@@ -66,13 +62,18 @@ class Points:
     only: Mapping[str, object] = field(default_factory=dict)
 
 
-def picture(*panels: Panel | Points) -> Callable[[Rows], Figure | None]:
-    """What draws these panels from a study's rows."""
+class Plot:
+    """One picture of some panels, drawn from a study's rows."""
 
-    def draw(rows: Rows) -> Figure | None:
+    def __init__(self, name: str, caption: str, *panels: Panel | Points) -> None:
+        self.name, self.caption = name, caption
+        self._panels = panels
+
+    def draw(self, rows: Rows) -> Figure | None:
+        """The figure; None where there is nothing to draw."""
         from matplotlib.figure import Figure
 
-        each = [one for panel in panels for one in _axes_of(panel, rows)]
+        each = [one for panel in self._panels for one in _axes_of(panel, rows)]
         if not each:
             return None
         num = min(3, len(each))
@@ -81,6 +82,7 @@ def picture(*panels: Panel | Points) -> Callable[[Rows], Figure | None]:
         size = (max(5.2, 3.6 * num), 0.7 + num_lines * max(3.0, 0.8 + 0.2 * most))
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         grid = figure.subplots(num_lines, num, squeeze=False).flatten().tolist()
+        found: dict[str, Any] = {}
         for axes in grid[len(each) :]:
             axes.set_visible(False)
         for axes, (panel, y, title, own) in zip(grid, each, strict=False):
@@ -90,17 +92,12 @@ def picture(*panels: Panel | Points) -> Callable[[Rows], Figure | None]:
             axes.set_axisbelow(True)
             axes.set_title(title, fontsize=9)
             _draw_points(axes, panel, own) if isinstance(panel, Points) else _draw_lines(axes, panel, y, own)
-        found: dict[str, Any] = {}
-        for axes in grid[: len(each)]:
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                 found.setdefault(str(label), handle)
         if found:
-            figure.legend(
-                list(found.values()), list(found), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-            )
+            place: Any = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 8}
+            figure.legend(list(found.values()), list(found), **place)
         return figure
-
-    return draw
 
 
 def _axes_of(panel: Panel | Points, rows: Rows) -> list[tuple[Panel | Points, str, str, list[Row]]]:
@@ -135,18 +132,15 @@ def _draw_lines(axes: Axes, panel: Panel, y: str, rows: Sequence[Row]) -> None:
             place = values[0].index(key[0]) if key else 0
             dash = DASHES[(values[1].index(key[1]) if len(key) > 1 else 0) % len(DASHES)] if panel.joined else "none"
             x, colour = [row[panel.x] for row in own], SERIES[place % len(SERIES)]
+            style: Any = {"color": colour, "markersize": 4, "linestyle": dash, "label": label}
             marker = MARKERS[place % len(MARKERS)] if len(own) <= 40 else None
-            axes.plot(
-                x, [row[y] for row in own], color=colour, marker=marker, markersize=4, linestyle=dash, label=label
-            )
+            axes.plot(x, [row[y] for row in own], marker=marker, **style)
             low, high = ([row.get(f"{y}_{end}") for row in own] for end in ("low", "high"))
             if panel.joined and None not in (*low, *high):
                 axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)  # type: ignore[arg-type]
         for row in own:
             if panel.published and row[panel.published] is not None:
-                axes.plot(
-                    row[panel.x], row[panel.published], color=INK, marker="D", markerfacecolor="none", label="published"
-                )
+                axes.plot(row[panel.x], row[panel.published], **DIAMOND)
     axes.set_xlabel(panel.x.replace("_", " "), fontsize=9)
     axes.set_ylabel(y.replace("_", " "), fontsize=9)
     if is_log:
@@ -169,7 +163,7 @@ def _draw_points(axes: Axes, panel: Points, rows: Sequence[Row]) -> None:
         if low is not None and high is not None:
             axes.plot([low, high], [place, place], color=colour, linewidth=1.5, alpha=0.7)
         if panel.published and row[panel.published] is not None:
-            axes.plot(row[panel.published], place, color=INK, marker="D", markerfacecolor="none", label="published")
+            axes.plot(row[panel.published], place, **DIAMOND)
     texts = [", ".join(shown(row[name]) for name in names if row[name] is not None) for row in rows]
     axes.set_yticks(range(len(rows)), texts, fontsize=7)
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from surelock.measure.instrumented import MeasuredState as DenseState
-from surelock.measure.instrumented import RefreshEvery
+from surelock.measure.instrumented import MeasuredState, RefreshEvery
 from surelock.measure.instrumented.decoder import lock_by_kl, lock_numbers
 from surelock.ops.step_kl import kl_from_logits
 from surelock.params import LockParams
 
 # Epsilon of each canvas in this step, float64 [B].
-Schedule = Callable[[DenseState], Tensor]
+Schedule = Callable[[MeasuredState], Tensor]
 DriftOf = Literal["values", "keys", "both"]
 
 
@@ -31,21 +30,14 @@ class Policy:
     needs_drift = False
     revisits = False
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         """Candidates to lock after this step."""
         return torch.zeros_like(state.locked)
 
-    def tested(self, state: DenseState) -> Tensor:
-        """Rows whose logits `lock` and `unlock` compare with earlier ones: two rows of the LM head each."""
-        return torch.zeros_like(state.locked)
-
-    def refresh(self, state: DenseState) -> Tensor:
-        """Locked positions to compute anew in the step that begins."""
-        return torch.zeros_like(state.locked)
-
-    def unlock(self, state: DenseState) -> Tensor:
-        """Locked positions that are active from the next step on."""
-        return torch.zeros_like(state.locked)
+    # Rows whose logits `lock` and `unlock` compare with earlier ones: two rows of the LM head each.
+    tested = lock
+    # Locked positions to compute anew in the step that begins, and those that are active from the next step on.
+    refresh = unlock = lock
 
 
 class ByKL(Policy):
@@ -57,16 +49,15 @@ class ByKL(Policy):
     """
 
     def __init__(self, lock: LockParams, schedule: Schedule | None = None) -> None:
-        self._lock = lock
-        self._schedule = schedule
+        self._lock, self._schedule = lock, schedule
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         numbers = lock_numbers(self._lock, len(state.tokens), state.tokens.device)
         if self._schedule is not None:
             numbers = replace(numbers, kl_threshold=self._schedule(state))
         return lock_by_kl(state, numbers)
 
-    def tested(self, state: DenseState) -> Tensor:
+    def tested(self, state: MeasuredState) -> Tensor:
         where = state.candidates & (state.age >= self._lock.min_visible_steps) & state.kl.isfinite()
         due = self._lock.prompt_lock_step
         return where & ~state.given if due is not None and state.step >= due else where
@@ -75,21 +66,21 @@ class ByKL(Policy):
 class AfterOneStep(Policy):
     """Lock every position once it was computed with its token, whatever moved: dKV-Cache (arXiv 2505.15781)."""
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         return state.candidates & (state.age >= 1)
 
 
 class Wrapped(Policy):
-    """Does as another policy, for those that change a part of it."""
+    """Does as the policy that `start` makes, for those that change a part of it."""
 
-    def __init__(self, inner: Policy) -> None:
-        self.needs_drift = inner.needs_drift
-        self._inner = inner
+    def __init__(self, start: Callable[[], Policy]) -> None:
+        self._inner = start()
+        self.needs_drift = self._inner.needs_drift
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         return self._inner.lock(state)
 
-    def tested(self, state: DenseState) -> Tensor:
+    def tested(self, state: MeasuredState) -> Tensor:
         return self._inner.tested(state)
 
 
@@ -98,43 +89,40 @@ class Refreshed(Wrapped):
 
     revisits = True
 
-    def __init__(self, inner: Policy, period: int) -> None:
-        super().__init__(inner)
+    def __init__(self, start: Callable[[], Policy], period: int) -> None:
+        super().__init__(start)
         self._every = RefreshEvery(period)
 
-    def refresh(self, state: DenseState) -> Tensor:
+    def refresh(self, state: MeasuredState) -> Tensor:
         return self._every(state)
 
 
 class ByDrift(Policy):
-    """Lock a position whose keys or values moved by at most a threshold in this step, in any layer.
+    """Lock a position whose keys or values moved by at most a threshold in this step, which needs no LM head.
 
-    It needs no LM head: what a row was computes its keys and values anyway, and the old ones lie in the cache.
-
-    Args:
-        threshold: of the maximum over layers of ||now - before|| / ||before||.
-        of: whose movement; both: the larger of the two.
+    threshold: of the maximum over layers of ||now - before|| / ||before||. of: whose movement; both: the larger.
     """
 
     needs_drift = True
 
     def __init__(self, threshold: float, of: DriftOf) -> None:
-        self._threshold = threshold
-        self._of = of
+        self._threshold, self._of = threshold, of
 
-    def lock(self, state: DenseState) -> Tensor:
-        return state.candidates & (state.age >= 1) & (drift_of_step(state, self._of) <= self._threshold)
+    def lock(self, state: MeasuredState) -> Tensor:
+        assert state.drift is not None, "the decoder measures drift"
+        keys, values = state.drift.keys_step.amax(0), state.drift.values_step.amax(0)
+        moved = {"keys": keys, "values": values, "both": torch.maximum(keys, values)}[self._of]
+        return state.candidates & (state.age >= 1) & (moved <= self._threshold)
 
 
 class OnlySaturated(Wrapped):
     """Locks only rows of an uncertainty below a limit, or only the others."""
 
-    def __init__(self, inner: Policy, limit: float, *, below: bool) -> None:
-        super().__init__(inner)
-        self._limit = limit
-        self._below = below
+    def __init__(self, start: Callable[[], Policy], limit: float, *, below: bool) -> None:
+        super().__init__(start)
+        self._limit, self._below = limit, below
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         return super().lock(state) & ((state.uncertainty < self._limit) == self._below)
 
 
@@ -143,11 +131,9 @@ class Unlocking:
     """When a locked position is unlocked (paper, appendix M, with numbers of our own: it prints none).
 
     Attributes:
-        by: how far it moved since it was last computed: the divergence of its posterior in nats, or the larger
-            relative change of its keys and values in any layer.
-        threshold: it unlocks above this.
-        period: locked positions are probed in steps that are multiples of it. A probe computes them, so its keys and
-            values are read from then on.
+        by, threshold: it unlocks if it moved by more since it was last computed: the divergence of its posterior in
+            nats, or the larger relative change of its keys and values in any layer.
+        period: locked positions are probed, which is computed, in steps that are multiples of it.
         min_locked: probed only if locked for more than this many steps (the paper's D_interval).
         cool_down: not locked again for this many steps after it was unlocked (D_cool).
         strictness: factor of epsilon from then on (rho).
@@ -174,27 +160,27 @@ class UnlockOnDrift(Policy):
         self._unlocking = unlocking
         self._probed: Tensor | None = None
         self._unlocked_at: Tensor | None = None
+        # Logits that locked positions had when they were last computed.
         self._posteriors: Tensor | None = None
 
-    def refresh(self, state: DenseState) -> Tensor:
+    def refresh(self, state: MeasuredState) -> Tensor:
         old = state.locked & (state.step - state.locked_at > self._unlocking.min_locked)
         self._probed = old if state.step % self._unlocking.period == 0 else torch.zeros_like(old)
         return self._probed
 
-    def lock(self, state: DenseState) -> Tensor:
+    def lock(self, state: MeasuredState) -> Tensor:
         if self._unlocked_at is None:
             self._unlocked_at = torch.zeros_like(state.locked_at)
         rested = state.step - self._unlocked_at > self._unlocking.cool_down
         found = torch.where(self._unlocked_at > 0, self._strict.lock(state) & rested, self._rule.lock(state))
-        if self._unlocking.by == "kl":
-            self._posteriors = self._kept(state, found)
+        self._keep(state, found)
         return found
 
-    def tested(self, state: DenseState) -> Tensor:
+    def tested(self, state: MeasuredState) -> Tensor:
         where = self._rule.tested(state)
         return where if self._probed is None or self._unlocking.by == "drift" else where | self._probed
 
-    def unlock(self, state: DenseState) -> Tensor:
+    def unlock(self, state: MeasuredState) -> Tensor:
         assert self._unlocked_at is not None, "lock comes first"
         if self._probed is None:
             return torch.zeros_like(state.locked)
@@ -204,12 +190,11 @@ class UnlockOnDrift(Policy):
             limit = of_candidates.nanquantile(self._lock.confidence_percentile / 100, dim=1, keepdim=True)
             # Without candidates there is no limit.
             found &= state.uncertainty > limit.nan_to_num(-1.0)
-        if self._unlocking.by == "kl":
-            self._posteriors = self._kept(state, self._probed)
+        self._keep(state, self._probed)
         self._unlocked_at = torch.where(found, state.step, self._unlocked_at).int()
         return found
 
-    def _moved(self, state: DenseState) -> Tensor:
+    def _moved(self, state: MeasuredState) -> Tensor:
         assert self._probed is not None
         if self._unlocking.by == "drift":
             assert state.drift is not None, "the decoder measures drift"
@@ -217,53 +202,24 @@ class UnlockOnDrift(Policy):
         assert self._posteriors is not None, "lock comes first"
         moved = torch.zeros_like(state.kl)
         if bool(self._probed.any()):
-            moved[self._probed] = kl_from_logits(state.logits[self._probed], self._posteriors[self._probed])[0]
+            moved[self._probed] = kl_from_logits(state.logits[self._probed], self._posteriors[self._probed]).kl
         return moved
 
-    def _kept(self, state: DenseState, where: Tensor) -> Tensor:
-        if self._posteriors is None:
-            return state.logits.clone()
-        return torch.where(where.unsqueeze(2), state.logits, self._posteriors)
+    def _keep(self, state: MeasuredState, where: Tensor) -> None:
+        if self._unlocking.by == "kl":
+            before = state.logits if self._posteriors is None else self._posteriors
+            self._posteriors = torch.where(where.unsqueeze(2), state.logits, before)
 
 
-def drift_of_step(state: DenseState, of: DriftOf) -> Tensor:
-    """The largest relative movement of a layer in this step, float32 [B, N]; NaN on the first one."""
-    assert state.drift is not None, "the decoder measures drift"
-    keys, values = state.drift.keys_step.amax(0), state.drift.values_step.amax(0)
-    return {"keys": keys, "values": values, "both": torch.maximum(keys, values)}[of]
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """Epsilon is the same in every step."""
-
-    epsilon: float
-
-    def __call__(self, state: DenseState) -> Tensor:
-        return _everywhere(state, self.epsilon)
-
-
-@dataclass(frozen=True, slots=True)
-class FiniteHorizon:
+def finite_horizon(epsilon: float) -> Schedule:
     """epsilon_t = epsilon / (T - t)^2: the more steps are left in which a frozen row is read, the stricter."""
-
-    epsilon: float
-
-    def __call__(self, state: DenseState) -> Tensor:
-        return _everywhere(state, self.epsilon / (state.num_steps - state.step) ** 2)
+    return lambda state: _everywhere(state, epsilon / (state.num_steps - state.step) ** 2)
 
 
-@dataclass(frozen=True, slots=True)
-class MasksLeft:
+def masks_left(epsilon: float, kappa: float) -> Schedule:
     """epsilon_t = epsilon min(1, (kappa / masks left)^2)."""
-
-    epsilon: float
-    kappa: float
-
-    def __call__(self, state: DenseState) -> Tensor:
-        left = state.masked.sum(1).clamp_min(1).double()
-        return self.epsilon * (self.kappa / left).clamp_max(1.0) ** 2
+    return lambda state: epsilon * (kappa / state.masked.sum(1).clamp_min(1).double()).clamp_max(1.0) ** 2
 
 
-def _everywhere(state: DenseState, epsilon: float) -> Tensor:
+def _everywhere(state: MeasuredState, epsilon: float) -> Tensor:
     return torch.full((len(state.tokens),), epsilon, dtype=torch.float64, device=state.tokens.device)

@@ -7,32 +7,33 @@ cut off goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-from studies.journal import Journal
-from studies.progress import Progress
+import numpy as np
+
+from studies.progress import Journal, Progress
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from studies.bench import Bench
+    from studies.plots import Plot
 
 Row = dict[str, Any]
 # Rows by the name of their table.
 Rows = dict[str, list[Row]]
-S = TypeVar("S")
+
+
+class Settings(SimpleNamespace):
+    """Settings by name: numbers, text, lengths, and tuples of one kind of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """How a table is shown; its CSV file has every column.
 
-    Attributes:
-        name: of the table and its CSV file.
-        caption: what the page says above it.
-        columns: names with blanks between them: those the page shows. "": all of them. None: the page leaves it out.
+    columns: those that the page shows, with blanks between them. "": all. None: the page leaves the table out.
     """
 
     name: str
@@ -41,22 +42,10 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """One picture, drawn from the rows of the tables; `draw` returns None where there is nothing to draw."""
-
-    name: str
-    caption: str
-    draw: Callable[[Rows], Figure | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One point of a grid.
 
-    Attributes:
-        name: in words; it identifies the cell in the journal, so no other cell of the study has it.
-        measure: gives the cell's rows.
-        weight: how long it takes, compared with the others.
+    name: in words; no other cell of the study has it. measure: gives the rows. weight: how long it takes, relatively.
     """
 
     name: str
@@ -65,7 +54,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Generic[S]):
+class Study:
     """A question, and how it is measured.
 
     Attributes:
@@ -73,7 +62,7 @@ class Study(Generic[S]):
         name: of its folder and files.
         title: one line.
         method: what is done, for the page; {name} stands for a setting.
-        settings, quick: frozen dataclasses: the full settings and small ones, which show what a result looks like.
+        settings: by name. `quick`: in place of some of them, small ones that show what a result looks like.
         grid: the cells; it may call `bench.leave_out`.
         tables: shown in this order.
         plots: drawn from the rows.
@@ -81,16 +70,16 @@ class Study(Generic[S]):
         needs_model: whether a checkpoint is loaded.
     """
 
-    number: str
+    number: str = "open"
     name: str
     title: str
     method: str
-    settings: S
-    quick: S
-    grid: Callable[[Bench, S], Sequence[Cell]]
+    settings: Mapping[str, Any]
+    quick: Mapping[str, Any]
+    grid: Callable[[Bench, Settings], Sequence[Cell]]
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...] = ()
-    finish: Callable[[Bench, S, Rows], Rows] | None = None
+    finish: Callable[[Bench, Settings, Rows], Rows] | None = None
     needs_model: bool = True
 
     @property
@@ -103,7 +92,7 @@ class Study(Generic[S]):
 class Result:
     """What a study found: rows by table, and all that a reader needs to judge them."""
 
-    study: Study[Any]
+    study: Study
     method: str
     facts: dict[str, Any]
     rows: Rows
@@ -111,45 +100,38 @@ class Result:
 
 
 def run_study(
-    study: Study[S], bench: Bench, journal: Journal, *, changes: Mapping[str, Any] | None = None,
+    study: Study, bench: Bench, journal: Journal, *, changes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Result:  # fmt: skip
     """Measure every cell that the journal does not have.
 
-    Args:
-        study: what to measure.
-        bench: the model, prompts and options.
-        journal: of finished cells. It is kept; who has written the result removes it.
-        changes: settings in place of the study's own.
-        progress: told how far it is.
+    journal: of finished cells; the caller removes it once the result is written. changes: to settings.
     """
-    settings: S = replace(study.quick if bench.options.quick else study.settings, **(changes or {}))  # type: ignore[type-var]
-    progress = progress or Progress()
+    values = {**study.settings, **(study.quick if bench.options.quick else {}), **(changes or {})}
+    settings, progress = Settings(**values), progress or Progress()
     bench.left_out.clear()
     cells = study.grid(bench, settings)
     names = [cell.name for cell in cells]
     assert len(set(names)) == len(names), f"{study.name}: two cells have one name among {names}"
-    facts = bench.facts() | {field.name: written(getattr(settings, field.name)) for field in fields(settings)}  # type: ignore[arg-type]
+    facts = bench.facts() | {name: written(value) for name, value in values.items()}
     known = journal.open(facts)
-    done = [cell for cell in cells if cell.name in known]
     progress.start(study.name, len(cells), sum(cell.weight for cell in cells))
-    for cell in done:
-        progress.finished(cell.weight, is_new=False)
-    for cell in cells:
-        if cell.name not in known:
+    for cell in sorted(cells, key=lambda cell: cell.name not in known):
+        is_new = cell.name not in known
+        if is_new:
             progress.within(cell.name, 0.0, cell.weight)
             bench.show = lambda share, what, cell=cell: progress.within(f"{cell.name}: {what}", share, cell.weight)  # type: ignore[misc]
             known[cell.name] = journal.add(cell.name, cell.measure())
-            progress.finished(cell.weight)
+        progress.finished(cell.weight, is_new=is_new)
     rows: Rows = {table.name: [] for table in study.tables}
     for name in names:
         for table, of_cell in known[name].items():
             rows.setdefault(table, []).extend(of_cell)
     if study.finish is not None:
         rows |= study.finish(bench, settings, rows)
-    method = study.method.format(**{field.name: shown(getattr(settings, field.name)) for field in fields(settings)})  # type: ignore[arg-type]
-    shown_rows = {table.name: rows[table.name] for table in study.tables}
-    return Result(study=study, method=method, facts=facts, rows=shown_rows, left_out=list(bench.left_out))
+    method = study.method.format(**{name: shown(value) for name, value in values.items()})
+    rows = {table.name: rows[table.name] for table in study.tables}
+    return Result(study=study, method=method, facts=facts, rows=rows, left_out=list(bench.left_out))
 
 
 def written(value: object) -> object:
@@ -172,6 +154,16 @@ def shown(value: object) -> str:
     return text.replace("e-0", "e-").replace("e+0", "e")
 
 
+def average(values: Any) -> float | None:
+    """Of an array or a list; None of nothing."""
+    return float(np.mean(values)) if len(values) else None
+
+
+def quantile(values: Any, share: float) -> float | None:
+    """Of an array or a list; None of nothing."""
+    return float(np.quantile(values, share)) if len(values) else None
+
+
 def where(rows: Sequence[Row], /, **values: object) -> list[Row]:
     """The rows that have these values."""
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
@@ -180,3 +172,11 @@ def where(rows: Sequence[Row], /, **values: object) -> list[Row]:
 def different(rows: Sequence[Row], name: str) -> list[Any]:
     """The values of a column, each once, in their order."""
     return list(dict.fromkeys(row[name] for row in rows))
+
+
+def grouped(rows: Iterable[Row], *names: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """Rows by their values of some columns, in order of appearance."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(found.items())

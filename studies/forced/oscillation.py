@@ -4,8 +4,6 @@ posterior moves as it does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surelock.measure.forced.lockstep import ForcedStep as TwinStep
+from surelock.measure.instrumented import MeasuredStep
 from surelock.measure.posteriors import row_parts
 from surelock.models.transformer import Transformer
-from surelock.ops.step_kl import kl_from_logits
 
 # A runner-up with at least this share of the likeliest token's probability makes a near tie.
 NEAR_TIE: Final = 0.5
@@ -60,69 +57,50 @@ class History:
 
     def __init__(self) -> None:
         self._steps: list[tuple[Array, ...]] = []
-        self._previous: Tensor | None = None
-        self._given: Array | None = None
 
-    def take(self, twin: TwinStep) -> None:
+    def take(self, step: MeasuredStep, mask_token_id: int) -> None:
         """Note a step; they come in order."""
-        logits, mask = twin.fresh_logits, twin.model.config.mask_token_id
-        shape, rows = twin.inputs.shape, logits.flatten(0, 1)
-        parts = row_parts(*rows.shape)
-        values, tokens = (
-            torch.cat(found) for found in zip(*(_top_two(rows[part], mask) for part in parts), strict=True)
-        )
-        kl = torch.full(shape, torch.inf, device=logits.device)
-        if self._previous is not None:
-            before = self._previous.flatten(0, 1)
-            kl = torch.cat([kl_from_logits(rows[part], before[part]).kl for part in parts]).view(shape)
+        rows, shape = step.logits.flatten(0, 1), step.inputs.shape
+        tops = [_top_two(rows[part], mask_token_id) for part in row_parts(*rows.shape)]
+        values, tokens = (torch.cat(found) for found in zip(*tops, strict=True))
         ratio = (values[:, 1] - values[:, 0]).exp()
-        found = (tokens[:, 0].view(shape), tokens[:, 1].view(shape), ratio.view(shape), kl, twin.masked)
+        found = (tokens[:, 0].view(shape), tokens[:, 1].view(shape), ratio.view(shape), step.kl, step.masked)
         self._steps.append(tuple(each.cpu().numpy() for each in found))
-        self._previous = logits
-        self._given = twin.given.cpu().numpy()
+
+    @property
+    def given(self) -> Array:
+        """[B, N], positions of the prompts."""
+        given: Array = ~self._steps[0][-1]
+        return given
 
     @property
     def tops(self) -> Tops:
         """Everything noted."""
         return Tops(*(np.stack(part) for part in zip(*self._steps, strict=True)))
 
-    @property
-    def given(self) -> Array:
-        """[B, N], positions of the prompts."""
-        assert self._given is not None, "no step was taken"
-        return self._given
-
     def moves(self, state: str) -> Moves:
         """All rows of a state: `masked`, `generated` (visible) or `prompt`."""
-        tops = self.tops
-        in_state = _in_state(tops, self.given, state)
-        here = in_state[1:] & in_state[:-1]
-        first = tops.first
+        tops, in_state = self.tops, self._in_state(state)
+        here, first = in_state[1:] & in_state[:-1], tops.first
         flipped = first[1:] != first[:-1]
         returned = np.zeros_like(flipped)
         returned[1:] = flipped[1:] & (first[2:] == first[:-2]) & in_state[:-2]
+        swapped, near_tie = flipped & (first[1:] == tops.second[:-1]), tops.ratio[1:] >= NEAR_TIE
         return Moves(
-            *(
-                part[here]
-                for part in (
-                    tops.kl[1:], flipped, flipped & (first[1:] == tops.second[:-1]), returned,
-                    tops.ratio[1:] >= NEAR_TIE, first[:-1], first[1:],
-                )
-            )
-        )  # fmt: skip
-
-    def num_flips(self, state: str) -> Array:
-        """[B, N], flips of each position while it is in the state."""
-        flips: Array = self.flips_in(state).sum(0)
-        return flips
+            *(part[here] for part in (tops.kl[1:], flipped, swapped, returned, near_tie, first[:-1], first[1:]))
+        )
 
     def flips_in(self, state: str) -> Array:
         """[T, B, N], whether the position's likeliest token changed on entering the step, in the state both times."""
-        tops = self.tops
-        in_state = _in_state(tops, self.given, state)
+        first, in_state = self.tops.first, self._in_state(state)
         flips = np.zeros_like(in_state)
-        flips[1:] = in_state[1:] & in_state[:-1] & (tops.first[1:] != tops.first[:-1])
+        flips[1:] = in_state[1:] & in_state[:-1] & (first[1:] != first[:-1])
         return flips
+
+    def _in_state(self, state: str) -> Array:
+        masked = self.tops.masked
+        of_state = {"masked": masked, "generated": ~masked & ~self.given, "prompt": self.given}[state]
+        return np.broadcast_to(of_state, masked.shape)
 
 
 def _top_two(rows: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
@@ -133,21 +111,14 @@ def _top_two(rows: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     return values, tokens
 
 
-def _in_state(tops: Tops, given: Array, state: str) -> Array:
-    if state == "prompt":
-        return np.broadcast_to(given, tops.masked.shape)
-    return tops.masked if state == "masked" else ~tops.masked & ~given
-
-
-@dataclass(frozen=True, slots=True)
 class Likeness:
     """How alike tokens are, by the cosine of their rows of the head.
 
-    Attributes:
-        weight: [V, d], rows of length 1.
+    weight: [V, d], rows of length 1.
     """
 
-    weight: Tensor
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
 
     @classmethod
     def of(cls, model: Transformer) -> Likeness:
@@ -156,11 +127,7 @@ class Likeness:
 
     def __call__(self, a: Array, b: Array) -> Array:
         """Cosines of pairs of token ids [n]."""
-        cosines: Array = torch.cat(list(self._parts(a, b))).cpu().numpy() if len(a) else np.zeros(0)
+        pairs = torch.as_tensor(np.stack((a, b)), device=self._weight.device)
+        parts = row_parts(len(a), self._weight.shape[1])
+        cosines: Array = torch.cat([self._weight[pairs[:, part]].prod(0).sum(1) for part in parts]).cpu().numpy()
         return cosines
-
-    def _parts(self, a: Array, b: Array) -> Iterator[Tensor]:
-        device = self.weight.device
-        pairs = torch.as_tensor(np.stack((a, b)), device=device)
-        for part in row_parts(len(a), self.weight.shape[1]):
-            yield (self.weight[pairs[0, part]] * self.weight[pairs[1, part]]).sum(1)

@@ -3,62 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
-from studies.bench import Bench, Length, lengths
+from studies.bench import WORKED, Bench, Length, common_lengths, lengths
 from studies.decoders import NONE, PAPER, PERMANENT, Decoder
-from studies.measures import QUALITY_NOTE, RIGHT_NOTE, ROWS_NOTE, of_problems, of_texts, quality, rows_computed
-from studies.plots import Panel, picture
+from studies.measures import ANSWERED, CONTINUED, QUALITY_NOTE, RIGHT_NOTE, ROWS_NOTE, Comparison
+from studies.plots import Panel, Plot
 from studies.policies import AfterOneStep, ByKL, Policy, Refreshed, Unlocking, UnlockOnDrift
-from studies.study import Cell, Plot, Study, Table
-from studies.workload import WORKED, common_lengths
+from studies.study import Cell, Settings, Study, Table
 from surelock.params import LockParams
 
 ALWAYS: Final = "lock after one step"
 LOCKS: Final = {PERMANENT: LockParams.permanent(), PAPER: LockParams.paper()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Texts and problems; periods of refreshing; when a probed row is unlocked, and how it is probed (`Unlocking`)."""
-
-    num_prompts: int = 64
-    num_problems: int = 120
-    tasks: tuple[str, ...] = WORKED
-    lengths: tuple[Length, ...] = lengths(64)
-    tokens_per_step: int = 1
-    periods: tuple[int, ...] = (4, 8, 16, 32)
-    unlock_kl: float = 5e-3
-    unlock_drift: float = 0.1
-    probe_period: int = 8
-    min_locked: int = 4
-    cool_down: int = 4
-    strictness: float = 0.5
-
-
 def grid(bench: Bench, settings: Settings) -> list[Cell]:
     """A cell for each length of texts, and one for the problems."""
-    decoders = _decoders(settings)
-    speed = settings.tokens_per_step
+    decoders, speed = _decoders(settings), settings.tokens_per_step
     asked = common_lengths(bench, settings.tasks, settings.num_problems, tokens_per_step=speed)
-    cells = of_texts(bench, settings, "refresh", decoders, (quality, rows_computed))
-    return [*cells, *of_problems(bench, "refresh_tasks", asked, decoders)]
+    cells = Comparison(bench, "refresh", decoders, CONTINUED).of_texts(settings)
+    return [*cells, *Comparison(bench, "refresh_tasks", decoders, ANSWERED).of(asked)]
 
 
 def _decoders(settings: Settings) -> list[Decoder]:
     found = [_decoder(NONE, "never", None, Policy)]
+    limits: dict[Literal["kl", "drift"], float] = {"kl": settings.unlock_kl, "drift": settings.unlock_drift}
+    numbers = {name: getattr(settings, name) for name in ("min_locked", "cool_down", "strictness")}
     for name in (*LOCKS, ALWAYS):
         start = AfterOneStep if name == ALWAYS else partial(ByKL, LOCKS[name])
         found.append(_decoder(name, "never", None, start))
         for period in settings.periods:
-            found.append(_decoder(name, f"refreshed every {period}", period, partial(_refreshed, start, period)))
-        for by, threshold in (("kl", settings.unlock_kl), ("drift", settings.unlock_drift)) if name in LOCKS else ():
-            unlocking = Unlocking(
-                by="kl" if by == "kl" else "drift", threshold=threshold, period=settings.probe_period,
-                min_locked=settings.min_locked, cool_down=settings.cool_down, strictness=settings.strictness,
-            )  # fmt: skip
+            found.append(_decoder(name, f"refreshed every {period}", period, partial(Refreshed, start, period)))
+        for by, threshold in limits.items() if name in LOCKS else ():
+            unlocking = Unlocking(by=by, threshold=threshold, period=settings.probe_period, **numbers)
             policy = partial(UnlockOnDrift, LOCKS[name], unlocking)
             found.append(_decoder(name, f"unlocked above {by} {threshold:g}", unlocking.period, policy))
     return found
@@ -68,30 +46,29 @@ def _decoder(rule: str, change: str, period: int | None, start: Callable[[], Pol
     return Decoder(label={"rule": rule, "change": change, "period": period}, policy=start)
 
 
-def _refreshed(start: Callable[[], Policy], period: int) -> Policy:
-    return Refreshed(start(), period)
-
-
-STUDY: Final = Study(
-    number="open",
-    name="refresh",
-    title="Do locked rows need a refresh, and does it pay?",
+STUDY = Study(
+    name="refresh", title="Do locked rows need a refresh, and does it pay?",
     method="Text continuations at N_gen/steps {lengths} and problems with exact answers under the permanent rule, the "
     "paper's and one that locks every row after one visible step (as dKV-Cache does). Locked rows stay as they are, "
     "or all are computed anew every P steps, or every {probe_period} steps those locked for more than {min_locked} "
     "steps are, and of these the rows that moved since they were last computed are unlocked (above {unlock_kl} nats, "
     "or {unlock_drift} of the keys' or values' norm; under the paper's rule only rows above its confidence gate). An "
-    "unlocked row rests {cool_down} steps, then locks again by {strictness} epsilon (paper, appendix M, which names "
-    "no numbers).",
-    settings=Settings(),
-    quick=Settings(num_prompts=2, num_problems=4, tasks=("shop", "unit"), lengths=(Length(12, 6),), tokens_per_step=8,
-                   periods=(2,), probe_period=2, min_locked=1, cool_down=1),
+    "unlocked row rests {cool_down} steps, then locks again by {strictness} epsilon (paper, appendix M).",
+    settings={
+        "num_prompts": 64, "num_problems": 120, "tasks": WORKED, "lengths": lengths(64), "tokens_per_step": 1,
+        "periods": (4, 8, 16, 32), "unlock_kl": 5e-3, "unlock_drift": 0.1, "probe_period": 8, "min_locked": 4,
+        "cool_down": 4, "strictness": 0.5,
+    },
+    quick={
+        "num_prompts": 2, "num_problems": 4, "tasks": ("shop", "unit"), "lengths": (Length(12, 6),),
+        "tokens_per_step": 8, "periods": (2,), "probe_period": 2, "min_locked": 1, "cool_down": 1,
+    },
     grid=grid,
     tables=(Table("refresh", f"{QUALITY_NOTE} {ROWS_NOTE}"), Table("refresh_tasks", f"{RIGHT_NOTE} {ROWS_NOTE}")),
     plots=(
-        Plot("refresh", "Quality against the rows computed, a point for each way to treat what is locked.", picture(
+        Plot("refresh", "Quality against the rows computed, a point for each way to treat what is locked.",
             Panel("refresh", "active_ratio", "ppl_ratio agreement", "rule", base=NONE, joined=False),
             Panel("refresh_tasks", "active_ratio", "accuracy", "rule", base=NONE, joined=False),
-        )),
+        ),
     ),
 )  # fmt: skip

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
+from studies import bounds
 from studies.bench import Bench, Length, lengths
-from studies.bounds import LIPSCHITZ, averaged, by_age, by_uncertainty, lipschitz_ratios, summarise
-from studies.locked_rows import FLOOR, LockedRows, joined, locked_rows
-from studies.plots import Panel, picture
-from studies.study import Cell, Plot, Row, Rows, Study, Table
-from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
+from studies.plots import Panel, Plot
+from studies.study import Cell, Row, Rows, Settings, Study, Table, average, quantile
+from surelock.measure.instrumented import InstrumentedDecoder
 from surelock.measure.prompt_sets import check_room, task_canvases, text_canvases
 from surelock.measure.trace import Integers, Trace, lock_steps, trace_all
 from surelock.params import LockParams, SamplingParams
@@ -23,22 +21,10 @@ from surelock.params import LockParams, SamplingParams
 HALF_PRECISION_FLOOR: Final = 1e-6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Texts or tasks, how many, N_gen and steps; epsilons of the permanent rule; the deviation implied ones are for."""
-
-    prompts: tuple[str, ...] = ("text", "tasks")
-    num_prompts: int = 128
-    num_prompt_tokens: int = 64
-    lengths: tuple[Length, ...] = lengths(64)
-    thresholds: tuple[float, ...] = (5e-4, 5e-3, 5e-2)
-    delta: float = 0.05
-
-
 def grid(bench: Bench, settings: Settings) -> list[Cell]:
     """A cell for each kind of prompt."""
     return [
-        Cell(name=f"{kind}, N_gen/steps {length}", measure=partial(measure, bench, settings, kind, length))
+        Cell(f"{kind}, N_gen/steps {length}", partial(measure, bench, settings, kind, length))
         for kind in settings.prompts
         if kind == "text" or bench.is_chat
         for length in settings.lengths[:1]
@@ -47,82 +33,74 @@ def grid(bench: Bench, settings: Settings) -> list[Cell]:
 
 def measure(bench: Bench, settings: Settings, kind: str, length: Length) -> Rows:
     """Decode without locks, and look at every position where the rule would have locked it."""
-    llm, num = bench.llm, settings.num_prompts
+    llm, num, size, path = bench.llm, settings.num_prompts, settings.num_prompt_tokens, bench.options.prompts
     if kind == "text":
-        canvases = text_canvases(llm, num, num_prompt_tokens=settings.num_prompt_tokens, path=bench.options.prompts)
+        canvases = text_canvases(llm, num, num_prompt_tokens=size, path=path)
     else:
         canvases = task_canvases(llm, num, seed=bench.seed)
     check_room(canvases, length.num_generated, llm.config.max_sequence_length)
     params = SamplingParams(max_tokens=length.num_generated, steps=length.steps, seed=bench.seed, lock=None)
     runs = trace_all(
-        DenseDecoder(llm.transformer), canvases, params,
+        InstrumentedDecoder(llm.transformer), canvases, params,
         progress=lambda done, total: bench.show(0.9 * done / total, f"{done} of {total} prompts"),
     )  # fmt: skip
-    floor = FLOOR if llm.dtype == torch.float32 else HALF_PRECISION_FLOOR
+    floor = bounds.FLOOR if llm.dtype == torch.float32 else HALF_PRECISION_FLOOR
     found = hold(runs, settings.thresholds, delta=settings.delta, floor=floor)
     return {table: [{"prompts": kind} | row for row in rows] for table, rows in found.items()}
 
 
 def hold(runs: list[Trace], thresholds: tuple[float, ...], *, delta: float, floor: float) -> Rows:
     """Hold the theorem against runs without locks; tables by uncertainty and step are of the first threshold."""
-    found: Rows = {"theorem": [], "theorem_uncertainty": [], "theorem_age": list(by_age(runs)), "theorem_mean": []}
-    first: dict[str, Any] = {}
-    for threshold in thresholds:
-        rows, locks = _locked(runs, threshold, floor)
-        num_prompt, num_all = sum(int(run.given.sum()) for run in runs), sum(run.given.size for run in runs)
+    num_prompt, num_all = sum(int(run.given.sum()) for run in runs), sum(run.given.size for run in runs)
+    table: list[Row] = []
+    held = {threshold: _locked(runs, threshold, floor) for threshold in thresholds}
+    for threshold, (rows, _) in held.items():
         for positions, where, num in (
             ("all", np.ones(len(rows), dtype=bool), num_all),
             ("generated", ~rows.is_prompt, num_all - num_prompt),
             ("prompt", rows.is_prompt, num_prompt),
         ):
-            numbers = summarise(rows.where(where), delta=delta, epsilon=threshold)
-            key: Row = {
-                "kl_threshold": threshold,
-                "positions": positions,
-                "locked_share": int(where.sum()) / max(num, 1),
-            }
-            found["theorem"].append(key | numbers)
-        if not first:
-            first = {"rows": rows, "locks": locks, "implied": found["theorem"][0]["implied_epsilon"]}
-    found["theorem_uncertainty"] = list(by_uncertainty(first["rows"], runs[0].vocab_size))
-    mean = averaged(runs, first["locks"], floor=floor)
-    found["theorem_mean"] = [{"step": step, "kl_mean": kl} for step, kl in enumerate(mean["kl"], start=2)]
-    ratios = lipschitz_ratios(runs)
-    implied = _locked(runs, first["implied"], floor) if np.isfinite(first["implied"]) else None
-    found["theorem_constants"] = [
-        {
-            "rewritten": int(sum(int(run.rewritten.sum()) for run in runs)),
-            "rho_of_mean": mean["rho"],
-            "rising_of_mean": mean["rising"],
-            "lipschitz_max": float(ratios.max()) if len(ratios) else None,
-            "lipschitz_above": float((ratios > LIPSCHITZ).mean()) if len(ratios) else None,
-            "implied_epsilon": first["implied"],
-            "implied_locked_share": None
-            if implied is None
-            else sum(int((at > 0).sum()) for at in implied[1]) / num_all,
-        }
-    ]
-    return found
+            numbers = bounds.summarise(rows.where(where), delta=delta, epsilon=threshold)
+            key: Row = {"kl_threshold": threshold, "positions": positions}
+            table.append(key | {"locked_share": int(where.sum()) / max(num, 1)} | numbers)
+    rows, locks = held[thresholds[0]]
+    mean, ratios = bounds.averaged(runs, locks, floor=floor), bounds.lipschitz_ratios(runs)
+    implied, share = table[0]["implied_epsilon"], None
+    if np.isfinite(implied):
+        share = sum(int((at > 0).sum()) for at in _locked(runs, implied, floor)[1]) / num_all
+    constants: Row = {
+        "rewritten": int(sum(int(run.rewritten.sum()) for run in runs)),
+        "rho_of_mean": mean["rho"], "rising_of_mean": mean["rising"],
+        "lipschitz_max": quantile(ratios, 1.0),
+        "lipschitz_above": average(ratios > bounds.LIPSCHITZ),
+        "implied_epsilon": implied, "implied_locked_share": share,
+    }  # fmt: skip
+    return {
+        "theorem": table, "theorem_constants": [constants], "theorem_age": list(bounds.by_age(runs)),
+        "theorem_uncertainty": list(bounds.by_uncertainty(rows, runs[0].vocab_size)),
+        "theorem_mean": [{"step": step, "kl_mean": kl} for step, kl in enumerate(mean["kl"], start=2)],
+    }  # fmt: skip
 
 
-def _locked(runs: list[Trace], threshold: float, floor: float) -> tuple[LockedRows, list[Integers]]:
-    rule = replace(LockParams.permanent(), kl_threshold=threshold, allow_noise_eps=True)
+def _locked(runs: list[Trace], threshold: float, floor: float) -> tuple[bounds.LockedRows, list[Integers]]:
+    rule = LockParams(kl_threshold=threshold, allow_noise_eps=True, refresh=None)
     steps = [lock_steps(run, rule) for run in runs]
-    return joined([locked_rows(run, at, floor=floor) for run, at in zip(runs, steps, strict=True)]), steps
+    return bounds.joined([bounds.locked_rows(run, at, floor=floor) for run, at in zip(runs, steps, strict=True)]), steps
 
 
-STUDY: Final = Study(
-    number="open",
-    name="theorem",
-    title="Theorem 1 held against runs without locks",
+STUDY = Study(
+    name="theorem", title="Theorem 1 held against runs without locks",
     method="Prompts are decoded without locks, and for every position the step is noted at which the permanent rule "
     "would have locked it, so both posteriors the theorem compares are of one run. A1: a committed token never "
     "changes. A2: D_s <= rho D_(s-1) after the lock, with D_s = KL(p_s || p_(s-1)). A3: ||z_s - z_(s-1)|| <= L "
     "sqrt(D_(s-1)). A4: log softmax is sqrt 2-Lipschitz. The bound then is C_tail sqrt(D) with C_tail = sqrt 2 L / (1 "
     "- sqrt rho); in place of 1 / (1 - sqrt rho) the sum that it bounds is measured. Implied thresholds are for a "
     "deviation of {delta}.",
-    settings=Settings(),
-    quick=Settings(num_prompts=4, lengths=lengths(16)),
+    settings={
+        "prompts": ("text", "tasks"), "num_prompts": 128, "num_prompt_tokens": 64, "lengths": lengths(64),
+        "thresholds": (5e-4, 5e-3, 5e-2), "delta": 0.05,
+    },
+    quick={"num_prompts": 4, "lengths": lengths(16)},
     grid=grid,
     tables=(
         Table("theorem", "Quantiles are over positions (95 % where the theorem wants a constant).",
@@ -136,12 +114,12 @@ STUDY: Final = Study(
     ),
     plots=(
         Plot("theorem", "D by age since unmasking, its mean over active positions, L by uncertainty, and the bound "
-             "beside the actual deviation by threshold.", picture(
+             "beside the actual deviation by threshold.",
             Panel("theorem_age", "age", "kl_p99 kl_p50", "prompts", log="y"),
             Panel("theorem_mean", "step", "kl_mean", "prompts", log="y"),
             Panel("theorem_uncertainty", "uncertainty_median", "lagged_l_p95", "prompts", log="xy"),
             Panel("theorem", "kl_threshold", "implied_delta log_gap_p95", "prompts", log="xy",
                   only={"positions": "all"}),
-        )),
+        ),
     ),
 )  # fmt: skip

@@ -1,42 +1,26 @@
-"""Experiment 3 of the paper, Table 2: quality of text and tasks against FLOPs."""
+"""Experiments 3 and 6 of the paper, Tables 2 and 5: quality against FLOPs, and over orders of magnitude of epsilon."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import torch
 
 from studies import published
-from studies.bench import Bench, Length, lengths
+from studies.bench import Bench, lengths, problems
 from studies.decoders import NO_LOCK, NONE, PAPER, Decoder, both
-from studies.measures import COST_NOTE, QUALITY_NOTE, RIGHT_NOTE, Outcome, of_problems, of_texts, paper_cost, quality
-from studies.plots import Panel, Points, picture
-from studies.study import Cell, Plot, Row, Study, Table
-from studies.workload import problems
-from surelock.measure.task_eval import CanvasKind
+from studies.measures import ANSWERED, COST_NOTE, QUALITY_NOTE, RIGHT_NOTE, Comparison, Outcome, paper_cost, quality
+from studies.plots import Panel, Plot, Points
+from studies.study import Cell, Row, Settings, Study, Table
 from surelock.measure.tasks import TASKS
+from surelock.params import MIN_HALF_PRECISION_KL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The paper's, and the tasks': names in `TASKS`, problems of each, epsilons and canvases."""
-
-    lengths: tuple[Length, ...] = lengths(
-        (64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 256), (512, 512)
-    )
-    thresholds: tuple[float, ...] = (5e-4, 5e-3)
-    num_prompts: int = 120
-    tasks: tuple[str, ...] = tuple(TASKS)
-    num_problems: int = 24
-    task_thresholds: tuple[float, ...] = (5e-4, 5e-3)
-    canvases: tuple[CanvasKind, ...] = ("fitted", "padded")
-
-
-def grid(bench: Bench, settings: Settings) -> list[Cell]:
+def by_length(bench: Bench, settings: Settings) -> list[Cell]:
     """A cell for each length of text and each kind of canvas."""
-    cells = of_texts(bench, settings, "quality", rules(settings.thresholds), (quality, paper_cost, printed))
+    texts = Comparison(bench, "quality", rules(settings.thresholds), (quality, paper_cost, printed))
+    cells, tasks = texts.of_texts(settings), Comparison(bench, "tasks", rules(settings.task_thresholds), ANSWERED)
     for canvas in settings.canvases:
         asked = problems(bench, settings.tasks, num_per_task=settings.num_problems, levels=(1, 2), canvas=canvas)
-        cells += of_problems(bench, "tasks", asked, rules(settings.task_thresholds), canvas=canvas)
+        cells += tasks.of(asked, canvas=canvas)
     return cells
 
 
@@ -45,40 +29,70 @@ def rules(thresholds: tuple[float, ...]) -> list[Decoder]:
     return [NO_LOCK, *(rule for threshold in thresholds for rule in both(threshold))]
 
 
+def at_thresholds(bench: Bench, settings: Settings) -> list[Cell]:
+    """A cell for each length, and all epsilons that the precision can measure."""
+    least = 0.0 if bench.llm.dtype == torch.float32 else MIN_HALF_PRECISION_KL
+    for each in settings.thresholds:
+        if each < least:
+            bench.leave_out(f"epsilon {each:g}: below {least:g} half precision measures rounding; use --dtype float32")
+    decoders = rules(tuple(each for each in settings.thresholds if each >= least))
+    return Comparison(bench, "thresholds", decoders, (quality, paper_cost, printed)).of_texts(settings)
+
+
 def printed(found: Outcome) -> Row:
-    """What Table 2 has for this setting."""
-    params, label = found.cases[0].params, found.decoder.label
-    key = (params.max_tokens, params.steps or 0, label["threshold"])
-    ratios = published.TABLE_2.get(key) if label["rule"] == PAPER else None
-    return dict(zip(("published_ppl_ratio", "published_flops_ratio"), ratios or (None, None), strict=True))
+    """What Table 2 or 5 has for this setting; both have the same at N_gen = steps = 64."""
+    num, steps, epsilon = found.params.max_tokens, found.params.steps or 0, found.decoder.label["threshold"]
+    ratios = published.TABLE_5.get(epsilon) if num == steps == 64 else published.TABLE_2.get((num, steps, epsilon))
+    return published.columns(published.RATIOS, ratios if found.decoder.label["rule"] == PAPER else None)
 
 
-STUDY: Final = Study(
-    number="3",
-    name="quality",
-    title="Quality against FLOPs",
+QUALITY = Study(
+    number="3", name="quality", title="Quality against FLOPs",
     method="Held-out texts are continued after their first 64 tokens, fully parallel at temperature 0, without locks, "
     "under the permanent rule and under the paper's literal rule; a causal language model judges the continuations. "
     "Tasks with checkable answers are asked through the chat template, steps = N_gen.",
-    settings=Settings(),
-    quick=Settings(
-        lengths=lengths((64, 32), (64, 64)), num_prompts=6, num_problems=1, task_thresholds=(5e-4,),
-        canvases=("fitted",),
-        # Those with short answers.
-        tasks=("add", "sub", "count", "weekday", "unit", "story", "shop", "json"),
-    ),
-    grid=grid,
+    settings={
+        "lengths": lengths((64, 32), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 256), (512, 512)),
+        "thresholds": (5e-4, 5e-3), "num_prompts": 120, "tasks": tuple(TASKS), "num_problems": 24,
+        "task_thresholds": (5e-4, 5e-3), "canvases": ("fitted", "padded"),
+    },
+    quick={
+        "lengths": lengths((64, 32), (64, 64)), "num_prompts": 6, "num_problems": 1, "task_thresholds": (5e-4,),
+        "canvases": ("fitted",), "tasks": ("add", "sub", "count", "weekday", "unit", "story", "shop", "json"),
+    },
+    grid=by_length,
     tables=(
         Table("quality", f"{QUALITY_NOTE} {COST_NOTE} Published: Table 2, LLaDA-8B-Base; padding counts."),
         Table("tasks", RIGHT_NOTE),
     ),
     plots=(
-        Plot("quality", "Gen-PPL ratio to no lock against the exact FLOPs ratio, and with its 95 % interval.", picture(
+        Plot("quality", "Gen-PPL ratio to no lock against the exact FLOPs ratio, and with its 95 % interval.",
             Panel("quality", "exact_ratio", "ppl_ratio", "rule threshold", level=1.0, joined=False),
             Points("quality", "rule threshold length", "ppl_ratio", NONE, 1.0, "published_ppl_ratio", "x"),
-        )),
-        Plot("tasks", "Share of tasks answered right, minus that without locks, with a paired 95 % interval.", picture(
+        ),
+        Plot("tasks", "Share of tasks answered right, minus that without locks, with a paired 95 % interval.",
             Points("tasks", "rule threshold canvas", "difference", NONE, 0.0)
-        )),
+        ),
+    ),
+)  # fmt: skip
+
+THRESHOLDS = Study(
+    number="6", name="thresholds", title="Thresholds from 5e-8 to 5e-2",
+    method="The text continuations of experiment 3 at N_gen/steps {lengths}, with epsilon from 5e-8 to 5e-2, under the "
+    "permanent rule and the paper's literal rule.",
+    settings={"lengths": lengths(64), "thresholds": (5e-8, 5e-7, 5e-6, 5e-5, 5e-4, 5e-3, 5e-2), "num_prompts": 120},
+    quick={"thresholds": (5e-8, 5e-6, 5e-4, 5e-3, 5e-2), "num_prompts": 6},
+    grid=at_thresholds,
+    tables=(Table("thresholds", f"{QUALITY_NOTE} {COST_NOTE}"),),
+    plots=(
+        Plot("thresholds", "Gen-PPL ratio (band: 95 % interval over prompts), exact FLOPs ratio and agreement against "
+             "epsilon. Diamonds: the paper's Table 5 (LLaDA-8B-Base; FLOPs with padding). Dotted: masked "
+             "floor.",
+            Panel("thresholds", "threshold", "ppl_ratio", "rule", "length", level=1.0,
+                  published="published_ppl_ratio", log="x"),
+            Panel("thresholds", "threshold", "exact_ratio", "rule", "length", level="masked_floor",
+                  published="published_flops_ratio", log="x"),
+            Panel("thresholds", "threshold", "agreement", "rule", "length", log="x"),
+        ),
     ),
 )  # fmt: skip

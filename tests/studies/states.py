@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from surelock.measure.instrumented import KVDrift
-from surelock.measure.instrumented import MeasuredState as DenseState
+from surelock.measure.instrumented import KVDrift, MeasuredState
 
 
 def row(*values: object) -> Tensor:
@@ -16,11 +15,11 @@ def row(*values: object) -> Tensor:
     return torch.tensor([values])
 
 
-def state(step: int, num_positions: int = 4, *, num_steps: int = 20, **changes: object) -> DenseState:
+def state(step: int, num_positions: int = 4, *, num_steps: int = 20, **changes: object) -> MeasuredState:
     """Everything visible for two steps, still, unlocked and unsure, at some step."""
     shape = (1, num_positions)
     everywhere = torch.ones(shape, dtype=torch.bool)
-    plain = DenseState(
+    plain = MeasuredState(
         step=step,
         num_steps=num_steps,
         tokens=torch.zeros(shape, dtype=torch.int64),

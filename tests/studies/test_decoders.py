@@ -9,20 +9,30 @@ import pytest
 import torch
 
 from studies import measures
-from studies.bench import Bench, Length, Options, lengths, parse_length
-from studies.damage import measure_damage
+from studies.bench import (
+    TRAINED,
+    Bench,
+    Case,
+    Length,
+    Options,
+    common_lengths,
+    faster,
+    first_of_each,
+    lengths,
+    parse_length,
+    problems,
+)
 from studies.decoders import Decoded, Decoder, both, decode_all
+from studies.forced.damage import measure_damage
 from studies.measures import Outcome, paper_cost, right, rows_computed
+from studies.paper.throughput import in_turn, one_after_another
 from studies.policies import AfterOneStep, ByDrift, ByKL, Policy, Refreshed, Unlocking, UnlockOnDrift
-from studies.timing import in_turn, one_after_another
-from studies.workload import TRAINED, Case, common_lengths, faster, first_of_each, problems
 from surelock import LLM, LockParams, SamplingParams
 from surelock.bench.driving import Job
 from surelock.decoding.oracle import oracle_decode
 from surelock.errors import ParameterError
 from surelock.flops import RowCost
-from surelock.measure.instrumented import InstrumentedDecoder as DenseDecoder
-from surelock.measure.instrumented import RefreshEvery
+from surelock.measure.instrumented import InstrumentedDecoder, RefreshEvery
 from tests.studies.conftest import FakeJudge
 
 PARAMS = SamplingParams(max_tokens=12, steps=12, ignore_eos=True, lock=None)
@@ -32,7 +42,7 @@ DECODERS = [
     Decoder(label={"rule": "none"}, policy=Policy),
     Decoder(label={"rule": "kl"}, policy=partial(ByKL, LOCK)),
     Decoder(label={"rule": "always"}, policy=AfterOneStep),
-    Decoder(label={"rule": "refreshed"}, policy=lambda: Refreshed(ByKL(LOCK), 3)),
+    Decoder(label={"rule": "refreshed"}, policy=partial(Refreshed, partial(ByKL, LOCK), 3)),
     Decoder(label={"rule": "drift"}, policy=partial(ByDrift, 0.2, "both")),
     Decoder(label={"rule": "unlocked"}, policy=partial(UnlockOnDrift, LOCK, UNLOCKING)),
 ]
@@ -57,7 +67,7 @@ def test_each_policy_is_as_if_alone(bench: Bench, monkeypatch: pytest.MonkeyPatc
     own = cases(3)
     whole = decode_all(bench, own, DECODERS)
     # Batches that end within a policy.
-    monkeypatch.setattr(DenseDecoder, "batch_size", lambda *arguments: 4)
+    monkeypatch.setattr(InstrumentedDecoder, "batch_size", lambda *arguments: 4)
     assert decode_all(bench, own, DECODERS) == whole
     for decoder, runs in zip(DECODERS, whole, strict=True):
         assert decode_all(bench, own, [decoder]) == [runs]
@@ -88,7 +98,7 @@ def test_a_policy_by_kl_is_the_engines_rule(bench: Bench) -> None:
 def test_refreshing_is_the_decoders(bench: Bench) -> None:
     own = cases(2)
     (found,) = decode_all(bench, own, [DECODERS[3]])
-    dense = DenseDecoder(bench.llm.transformer)
+    dense = InstrumentedDecoder(bench.llm.transformer)
     record = dense.run([case.prompt for case in own], replace(PARAMS, lock=LOCK), refresh=RefreshEvery(3))
     assert [run.generated for run in found] == record.tokens[:, 6:].tolist()
     assert [run.active for run in found] == record.num_active.sum(0).tolist()
@@ -97,9 +107,7 @@ def test_refreshing_is_the_decoders(bench: Bench) -> None:
 def test_the_delayed_cache_counts_its_rows(bench: Bench) -> None:
     params = replace(PARAMS, max_tokens=6, steps=6)
     own = [Case(prompt, params) for prompt in ((5, 6, 7, 8), (8, 9), (9, 9, 5, 6))]
-    cached, free = decode_all(
-        bench, own, [Decoder(policy=lambda: Refreshed(AfterOneStep(), 3)), Decoder(policy=Policy)]
-    )
+    cached, free = decode_all(bench, own, [Decoder(policy=partial(Refreshed, AfterOneStep, 3)), Decoder(policy=Policy)])
     # Of 4 + 6 positions: all; the masks and the newest token; all (refreshed); 3 masks and 1; 2 and 1; all.
     assert [run.active for run in cached] == [10 + 6 + 10 + 4 + 3 + 10, 8 + 6 + 8 + 4 + 3 + 8, 43]
     assert [run.active for run in free] == [run.possible for run in free] == [60, 48, 60]
@@ -165,14 +173,16 @@ def test_right_answers_by_hand(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_damage_of_no_lock_is_none_and_of_any_lock_some(bench: Bench) -> None:
     canvases = [case.prompt for case in cases(3)]
-    found = measure_damage(bench, canvases, PARAMS, {"none": Policy, "kl": partial(ByKL, LOCK), "always": AfterOneStep})
-    none, by_kl, always = found.values()
-    assert (none.flips, none.kl, none.frozen, none.locks) == (0, 0.0, 0, 0)
-    assert none.active == none.possible == 3 * 12 * 18
-    assert none.rows == by_kl.rows == always.rows == 3 * 12 * 13 / 2
-    assert always.kl > 0
-    assert always.frozen > by_kl.frozen >= 0
-    assert always.row()["kl_per_frozen"] == pytest.approx(always.kl / always.frozen)
+    none, by_kl, always = measure_damage(bench, canvases, PARAMS, [Policy, partial(ByKL, LOCK), AfterOneStep])
+    num_masked = 3 * 12 * 13 / 2
+    assert none == {
+        "active_ratio": 1, "locks": 0, "frozen": 0, "masked_rows": num_masked, "flip_rate": 0, "kl_per_row": 0,
+        "kl_per_frozen": None,
+    }  # fmt: skip
+    assert by_kl["masked_rows"] == always["masked_rows"] == num_masked
+    assert always["kl_per_row"] > 0
+    assert always["frozen"] > by_kl["frozen"] >= 0
+    assert always["kl_per_frozen"] == pytest.approx(always["kl_per_row"] * num_masked / always["frozen"])
 
 
 def test_problems_are_fitted_to_their_answers(bench: Bench) -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from studies.bench import Bench
+from studies.forced.effects import lock_classes
+from studies.forced.free import Path as RunPath
 from studies.forced.free import first_difference
-from studies.forced.measure import Effort, lock_classes
-from studies.forced.paths import Path as RunPath
-from studies.forced.records import GHOST, LOCK_CLASSES, Group, Record
-from studies.open.twin import measure, spearman, tables
+from studies.forced.measure import measure
+from studies.forced.records import GHOST, LOCK_CLASSES, Record, spearman, tables, total
+from studies.study import Row, Settings, grouped, where
 from surelock import LLM, LockParams, SamplingParams
 from surelock.measure.forced.lockstep import teacher_forced
 from surelock.measure.posteriors import compare
@@ -23,7 +24,7 @@ PARAMS = SamplingParams(max_tokens=N, ignore_eos=True)
 LITERAL = LockParams(kl_threshold=1e6, min_visible_steps=0, refresh=None)
 VISIBLE = LockParams.permanent(1e6)
 RULES = {"never": LockParams.permanent(-1.0), "literal": LITERAL, "visible": VISIBLE}
-EFFORT = Effort(group_every=2, num_probes=2, num_scenes=2, max_locks=5)
+EFFORT = Settings(group_every=2, num_probes=2, num_scenes=2, max_locks=5)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,11 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
 Records = dict[str, Record]
 
 
+def by_prompt(rows: list[Row], name: str) -> dict[int, float]:
+    """Sums of a column."""
+    return {prompt: total(own, name) for (prompt,), own in grouped(rows, "prompt")}
+
+
 @pytest.fixture(scope="module")
 def records(llm: LLM) -> Records:
     return {name: measure(Bench(llm), PROMPTS, PARAMS, lock, EFFORT) for name, lock in RULES.items()}
@@ -45,9 +51,9 @@ def records(llm: LLM) -> Records:
 
 def test_no_lock_no_trace(records: Records) -> None:
     never = records["never"]
-    assert sum(step.num_flips + step.num_frozen for step in never.steps.values()) == 0
-    assert all(part.max() == 0 for step in never.steps.values() for part in step.kl)
-    assert not never.flips
+    assert total(never.steps, "flips") + total(never.steps, "frozen") == 0
+    assert all(step["kl"].max() == 0 for step in never.steps)
+    assert not never.first_flip
     assert not never.effects
     assert not never.groups
     rows = never.free
@@ -67,28 +73,25 @@ def test_steps_are_counted(llm: LLM, records: Records) -> None:
             literal = twin.sides["literal"]
             num_ghosts += int((literal.frozen & ~twin.given & (literal.locks.age == 0)).sum())
     for name, rule in records.items():
-        assert sum(step.num_flips for step in rule.steps.values()) == num_flips[name]
-        masked = [sum(map(len, step.kl)) for _, step in sorted(rule.steps.items())]
+        assert total(rule.steps, "flips") == num_flips[name]
+        masked = [sum(len(row["kl"]) for row in rows) for _, rows in sorted(grouped(rule.steps, "step"))]
         assert masked == [3 * left for left in range(N, 0, -1)]
-        assert sum(step.num_commits for step in rule.steps.values()) == 3 * N
+        assert total(rule.steps, "commits") == 3 * N
     assert num_flips["literal"] > 0
-    assert sum(step.num_ghosts for step in records["literal"].steps.values()) == num_ghosts > 0
-    assert sum(step.num_ghosts for step in records["visible"].steps.values()) == 0
+    assert total(records["literal"].steps, "ghosts") == num_ghosts > 0
+    assert total(records["visible"].steps, "ghosts") == 0
 
 
 def test_groups_split_the_locks(records: Records) -> None:
     for name, ghosts in (("literal", True), ("visible", False)):
         groups = records[name].groups
-        whole = groups[Group("all", "all locks")]
-        by_age = [total for group, total in groups.items() if group.axis == "age"]
-        assert sum(total.per_lock.number for total in by_age) == whole.per_lock.number > 0
-        by_drift = [total for group, total in groups.items() if group.axis == "drift"]
-        assert sum(total.per_lock.number for total in by_drift) == whole.per_lock.number
-        assert (Group("age", "0") in groups) == ghosts
-        assert {int(group.name) for group in groups if group.axis == "layer"} == {1, 2}
+        locks = total(where(groups, axis="all"), "locks")
+        assert total(where(groups, axis="age"), "locks") == total(where(groups, axis="drift"), "locks") == locks > 0
+        assert bool(where(groups, axis="age", group="0")) == ghosts
+        assert {row["group"] for row in where(groups, axis="layer")} == {"1", "2"}
         # Layer 1 depends on token and position alone, so only a ghost's keys and values are wrong there.
-        first = groups[Group("layer", "1")]
-        assert (first.per_lock.amount / first.num_rows > 1e-4) == ghosts
+        first = where(groups, axis="layer", group="1")
+        assert (total(first, "kl") / total(first, "rows") > 1e-4) == ghosts
 
 
 def test_groups_are_recorded_by_sequence(llm: LLM, records: Records) -> None:
@@ -106,13 +109,11 @@ def test_groups_are_recorded_by_sequence(llm: LLM, records: Records) -> None:
                 numbers[prompt] += int(side.frozen[index].sum())
                 amounts[prompt] += float(compare(*logits, llm.config.mask_token_id).kl.sum())
     assert min(numbers.values()) > 0
-    per_lock = records["literal"].groups[Group("all", "all locks")].per_lock
-    assert per_lock.numbers == numbers
-    assert per_lock.amounts == pytest.approx(amounts, rel=1e-4)
-    for total in records["literal"].groups.values():
-        assert total.per_lock.numbers.keys() <= numbers.keys()
-    of_layer = records["literal"].groups[Group("layer", "2")].per_lock
-    assert of_layer.numbers == numbers
+    groups = records["literal"].groups
+    whole = where(groups, axis="all")
+    assert by_prompt(whole, "locks") == by_prompt(where(groups, axis="layer", group="2"), "locks") == numbers
+    assert by_prompt(whole, "kl") == pytest.approx(amounts, rel=1e-4)
+    assert by_prompt(groups, "locks").keys() == numbers.keys()
 
 
 def test_classes_of_locks(llm: LLM) -> None:
@@ -126,32 +127,27 @@ def test_classes_of_locks(llm: LLM) -> None:
     assert seen == {"prompt", "0", "1"}
 
 
-def test_drift_is_zero_in_the_first_layer_of_all_but_ghosts(records: Records) -> None:
-    drifts = records["literal"].drifts
-    assert {lock_class for lock_class, _ in drifts} == {"prompt", "0", "1"}
-    for (lock_class, _), parts in drifts.items():
-        first_layer = np.concatenate(parts, axis=2)[0]
-        assert (first_layer > 0.01).all() if lock_class == "0" else (first_layer < 1e-4).all()
-    # A position whose token has just become visible: everything moves; masked or long visible: nothing in layer 1.
-    assert (np.concatenate(records["literal"].changes[1], axis=2)[0] > 0.01).all()
-    assert (np.concatenate(records["literal"].changes[2], axis=2)[0] < 1e-4).all()
-    assert (np.concatenate(records["literal"].changes[0], axis=2)[0] < 1e-4).all()
-
-
-def test_single_locks_and_flips_are_described(records: Records) -> None:
+def test_single_locks_are_described(records: Records) -> None:
     literal = records["literal"]
     assert {row["step"] for row in literal.effects} == {3, 6}
-    assert max(sum((row["prompt"], row["step"]) == key for row in literal.effects) for key in ((0, 3), (1, 6))) <= 5
+    assert max(len(rows) for _, rows in grouped(literal.effects, "prompt", "step")) == 5
+    assert {row["lock_class"] for row in literal.effects} == {"prompt", "0", "1"}
     for row in literal.effects:
         assert row["locked_at"] + row["steps_since"] == row["step"]
         assert np.isfinite([row["harm"], row["kl_at_lock"], row["key_drift_2"], row["value_drift_1"]]).all()
-    assert literal.flips
-    for row in literal.flips:
-        assert row["fresh_token"] != row["locked_token"]
-        assert row["num_guilty"] >= 1
-        assert row["step"] >= literal.first_flip[row["prompt"]]
-    for prompt in range(3):
-        assert len({row["step"] for row in literal.flips if row["prompt"] == prompt}) <= 2
+        # Layer 1 depends on token and position alone, so only a ghost's keys and values are wrong there.
+        assert (row["key_drift_1"] > 0.01) == (row["value_drift_1"] > 0.01) == (row["lock_class"] == "0")
+
+
+def test_the_first_flip_of_a_prompt_is_its_first(llm: LLM, records: Records) -> None:
+    first: dict[int, int] = {}
+    for prompts in ([0, 1], [2]):
+        for step in teacher_forced(llm.transformer, [PROMPTS[index] for index in prompts], PARAMS, {"locked": LITERAL}):
+            found = step.sides["locked"].step.argmax != step.fresh_logits.argmax(2)
+            for prompt, flips in zip(prompts, (found & step.masked).sum(1).tolist(), strict=True):
+                if flips:
+                    first.setdefault(prompt, step.step)
+    assert records["literal"].first_flip == first
 
 
 def test_free_runs_part_where_they_part(llm: LLM, records: Records) -> None:
@@ -165,17 +161,11 @@ def test_free_runs_part_where_they_part(llm: LLM, records: Records) -> None:
         assert row["agreement"] == pytest.approx(same / N)
         assert row["active_ratio"] == b.stats.active_ratio
     assert any(row["first_difference"] is not None for row in rows)
-    totals = [sums.number for (run, _), sums in record.growth.items() if run == "locked"]
-    controls = [sums.number for (run, _), sums in record.growth.items() if run == "control"]
-    assert (
-        sum(totals) == sum(controls) == sum(N + 1 - row["first_difference"] for row in rows if row["first_difference"])
-    )
-    for table in (record.growth, record.spread):
-        of_prompts = [
-            sum(sums.numbers.get(prompt, 0) for key, sums in table.items() if key[0] == "locked")
-            for prompt in range(len(PROMPTS))
-        ]
-        assert of_prompts == [N + 1 - row["first_difference"] if row["first_difference"] else 0 for row in rows]
+    wanted = [N + 1 - row["first_difference"] if row["first_difference"] else 0 for row in rows]
+    for run in ("locked", "control"):
+        assert [len(where(record.spread, run=run, prompt=prompt)) for prompt in range(len(PROMPTS))] == wanted
+    for table in ("forced_growth", "forced_spread"):
+        assert total(where(tables("literal", record)[table], run="locked"), "tokens") == sum(wanted)
 
 
 def test_first_difference() -> None:
@@ -185,32 +175,25 @@ def test_first_difference() -> None:
     assert first_difference(a, RunPath([9, 5, 6, 7], [0, 1, 3, 2], 1.0)) == 2
 
 
-def test_blocks_have_no_control(llm: LLM) -> None:
-    params = SamplingParams(max_tokens=N, block_length=5, ignore_eos=True)
-    (row,) = measure(Bench(llm), PROMPTS[:1], params, LITERAL, EFFORT).free
-    assert row["first_difference"] is not None
-    assert row["control_agreement"] is None
-
-
 def test_several_tokens_in_a_step(llm: LLM) -> None:
     params = SamplingParams(max_tokens=N, steps=5, ignore_eos=True)
     record = measure(Bench(llm), PROMPTS, params, LITERAL, EFFORT)
-    assert max(record.steps) == 5
+    assert max(row["step"] for row in record.steps) == 5
     assert all(row["control_agreement"] is not None for row in record.free)
 
 
 def test_tables_add_up(records: Records) -> None:
     record = records["literal"]
     found = tables("literal", record)
-    (summary,) = found["twin"]
-    steps = found["twin_steps"]
+    (summary,) = found["forced"]
+    steps = found["forced_steps"]
     assert summary["masked_rows"] == sum(row["masked_rows"] for row in steps) == 3 * N * (N + 1) / 2
     flips = sum(row["flip_rate"] * row["masked_rows"] for row in steps)
     assert summary["flip_rate"] * summary["masked_rows"] == pytest.approx(flips)
-    assert sum(row["locks"] for row in found["twin_effects"]) == len(record.effects)
+    assert sum(row["locks"] for row in found["forced_effects"]) == len(record.effects)
     # Of three sequences there is no interval.
-    assert {row["kl_per_lock_low"] for row in found["twin_groups"]} == {None}
-    predictors = {(row["predictor"], row["layer"]) for row in found["twin_predictors"]}
+    assert {row["kl_per_lock_low"] for row in found["forced_groups"]} == {None}
+    predictors = {(row["predictor"], row["layer"]) for row in found["forced_predictors"]}
     assert {("kl_at_lock", None), ("key drift", 1), ("value drift", 2)} <= predictors
     assert {row["rule"] for rows in found.values() for row in rows} == {"literal"}
 

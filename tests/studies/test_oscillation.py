@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from studies.forced.oscillation import History, Likeness
-from surelock.measure.forced.lockstep import teacher_forced
+from surelock.measure.instrumented import InstrumentedDecoder
 from surelock.params import SamplingParams
 from tests.tiny import MASK, tiny_model
 
@@ -26,13 +26,12 @@ def history_of(first: list[list[int]], masked: list[list[bool]], second: int = 4
         logits[..., second] = 5.0 - margin
         logits[0, torch.arange(len(tokens)), torch.tensor(tokens)] = 5.0
         step: Any = SimpleNamespace(
-            fresh_logits=logits,
+            logits=logits,
             inputs=torch.zeros(1, len(tokens), dtype=torch.int64),
             masked=torch.tensor([are_masked]),
-            given=torch.tensor([[place == 0 for place in range(len(tokens))]]),
-            model=SimpleNamespace(config=SimpleNamespace(mask_token_id=3)),
+            kl=torch.zeros(1, len(tokens)),
         )
-        history.take(step)
+        history.take(step, mask_token_id=3)
     return history
 
 
@@ -46,7 +45,7 @@ def test_flips_and_returns_are_counted_while_the_state_lasts() -> None:
     assert len(masked.flipped) == 4
     assert masked.flipped.sum() == 4
     assert masked.returned.sum() == 2
-    assert history.num_flips("masked").tolist() == [[0, 3, 1]]
+    assert history.flips_in("masked").sum(0).tolist() == [[0, 3, 1]]
     generated = history.moves("generated")
     assert len(generated.flipped) == 1
     assert not generated.flipped.any()
@@ -65,17 +64,12 @@ def test_the_runner_up_and_near_ties() -> None:
     assert history_of([[0, 0, 1], [0, 0, 1]], masked, margin=0.1).moves("masked").near_tie.all()
 
 
-def test_divergence_is_of_the_preceding_step() -> None:
-    history = history_of([[0, 1], [0, 2]], [[True, True]] * 2)
-    assert np.isinf(history.tops.kl[0]).all()
-    assert history.tops.kl[1, 0, 0] == 0
-    assert history.tops.kl[1, 0, 1] > 0.05
-
-
 def test_a_real_run_is_split_into_three_states() -> None:
     history = History()
-    for twin in teacher_forced(tiny_model(), [[1, 2, 3], [4, 5, 6]], SamplingParams(max_tokens=8), {}):
-        history.take(twin)
+    for step in InstrumentedDecoder(tiny_model()).steps(
+        [[1, 2, 3], [4, 5, 6]], SamplingParams(max_tokens=8, lock=None)
+    ):
+        history.take(step, MASK)
     counts = {state: len(history.moves(state).kl) for state in ("masked", "generated", "prompt")}
     # Of 8 positions, one more is visible in each step; a row counts from its second step in a state on.
     assert counts == {"masked": 2 * 28, "generated": 2 * 21, "prompt": 2 * 3 * 7}

@@ -11,15 +11,14 @@ from studies.policies import (
     AfterOneStep,
     ByDrift,
     ByKL,
-    Constant,
     DriftOf,
-    FiniteHorizon,
-    MasksLeft,
     OnlySaturated,
     Policy,
     Refreshed,
     Unlocking,
     UnlockOnDrift,
+    finite_horizon,
+    masks_left,
 )
 from surelock.params import LockParams
 from tests.studies.states import drift, row, state
@@ -28,16 +27,15 @@ from tests.studies.states import drift, row, state
 def test_schedules() -> None:
     masked = row(True, True, False, False)
     now = state(4, num_steps=14, masked=masked)
-    assert Constant(0.5)(now).tolist() == [0.5]
-    assert FiniteHorizon(2.0)(now).tolist() == [2.0 / 100]
-    assert MasksLeft(0.3, kappa=1.0)(now).item() == pytest.approx(0.3 / 4)
+    assert finite_horizon(2.0)(now).tolist() == [2.0 / 100]
+    assert masks_left(0.3, kappa=1.0)(now).item() == pytest.approx(0.3 / 4)
     # Never above its scale, and defined where no mask is left.
-    assert MasksLeft(0.3, kappa=3.0)(now).item() == pytest.approx(0.3)
-    assert MasksLeft(0.3, kappa=3.0)(state(4)).item() == pytest.approx(0.3)
+    assert masks_left(0.3, kappa=3.0)(now).item() == pytest.approx(0.3)
+    assert masks_left(0.3, kappa=3.0)(state(4)).item() == pytest.approx(0.3)
 
 
 def test_a_schedule_takes_the_place_of_epsilon() -> None:
-    rule = ByKL(LockParams.permanent(1.0), FiniteHorizon(1.0))
+    rule = ByKL(LockParams.permanent(1.0), finite_horizon(1.0))
     kl = row(0.02, 0.2, 0.02, 0.02)
     assert rule.lock(state(10, kl=kl)).tolist() == [[False, False, False, False]]
     assert rule.lock(state(13, kl=kl)).tolist() == [[True, False, True, True]]
@@ -76,12 +74,12 @@ def test_by_drift(of: DriftOf, expected: list[bool]) -> None:
 
 def test_only_saturated() -> None:
     now = state(3, uncertainty=row(1e-5, 0.1, 1e-5, 0.2), candidates=row(True, True, False, True))
-    assert OnlySaturated(AfterOneStep(), 1e-3, below=True).lock(now).tolist() == [[True, False, False, False]]
-    assert OnlySaturated(AfterOneStep(), 1e-3, below=False).lock(now).tolist() == [[False, True, False, True]]
+    assert OnlySaturated(AfterOneStep, 1e-3, below=True).lock(now).tolist() == [[True, False, False, False]]
+    assert OnlySaturated(AfterOneStep, 1e-3, below=False).lock(now).tolist() == [[False, True, False, True]]
 
 
 def test_refreshed_locks_as_before() -> None:
-    policy = Refreshed(AfterOneStep(), 4)
+    policy = Refreshed(AfterOneStep, 4)
     locked = row(True, False, True, False)
     assert policy.refresh(state(8, locked=locked)).equal(locked)
     assert not policy.refresh(state(7, locked=locked)).any()

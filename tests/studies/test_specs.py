@@ -10,10 +10,10 @@ import pytest
 
 from studies.__main__ import everything
 from studies.bench import Bench, Length, Options, lengths
-from studies.journal import Journal
-from studies.paper import quality, selection, thresholds
+from studies.paper import quality, selection
+from studies.progress import Journal
 from studies.results import read_tables, write_result
-from studies.study import Row, Rows, Study, run_study, where
+from studies.study import Row, Rows, Settings, Study, run_study, where
 from surelock import LLM
 from tests.studies.conftest import LIMIT, FakeJudge
 
@@ -36,10 +36,10 @@ TINY: dict[str, dict[str, Any]] = {
     "short_outputs": {"lengths": lengths(8, (8, 4))},
     "long_canvases": {"lengths": lengths(8, 16, (16, 8))},
     "theorem": {"num_prompts": 2, "lengths": SHORT},
-    "twin": {"num_prompts": 2, "lengths": SHORT, "group_every": 4, "rules": ("literal@1e3",), "max_locks": 4},
+    "forced": {"num_prompts": 2, "lengths": SHORT, "group_every": 4, "rules": ("literal@1e3",), "max_locks": 4},
 }
 # What random weights do not have to show.
-MAY_BE_EMPTY = {"twin_flips", "adaptive", "adaptive_places", "kv_drift", "kv_drift_places", "kv_drift_cost"}
+MAY_BE_EMPTY = {"forced_flips", "adaptive", "adaptive_places", "kv_drift", "kv_drift_places", "kv_drift_cost"}
 each_study = pytest.mark.parametrize("study", everything(), ids=[study.name for study in everything()])
 
 
@@ -48,12 +48,12 @@ def bench(tiny: LLM, judge: FakeJudge) -> Bench:
     return Bench(tiny, Options(quick=True))
 
 
-def rows_of(study: Study[Any], bench: Bench, **changes: Any) -> Rows:
+def rows_of(study: Study, bench: Bench, **changes: Any) -> Rows:
     return run_study(study, bench, Journal(None), changes=TINY[study.name] | changes).rows
 
 
 @each_study
-def test_every_study_measures_and_writes(study: Study[Any], bench: Bench, tmp_path: Path) -> None:
+def test_every_study_measures_and_writes(study: Study, bench: Bench, tmp_path: Path) -> None:
     own = bench if study.needs_model else Bench(None, Options(quick=True))
     result = run_study(study, own, Journal(None), changes=TINY[study.name])
     for table in study.tables:
@@ -77,8 +77,8 @@ def test_every_study_measures_and_writes(study: Study[Any], bench: Bench, tmp_pa
 
 def test_no_cell_of_a_study_shares_its_name(bench: Bench) -> None:
     for study in everything():
-        settings = study.quick if study.needs_model else study.settings
-        cells = study.grid(bench, settings)
+        quick = study.quick if study.needs_model else {}
+        cells = study.grid(bench, Settings(**{**study.settings, **quick}))
         assert len({cell.name for cell in cells}) == len(cells) > 0, study.name
 
 
@@ -101,7 +101,7 @@ def test_curves_begin_at_one_and_never_rise(bench: Bench) -> None:
 
 
 def test_no_lock_is_compared_with_itself(bench: Bench) -> None:
-    rows = rows_of(quality.STUDY, bench)
+    rows = rows_of(quality.QUALITY, bench)
     for row in where(rows["quality"], rule="no lock"):
         assert row["agreement"] == row["exact_ratio"] == row["ppl_ratio"] == 1
     for row in rows["quality"]:
@@ -119,14 +119,14 @@ def test_a_share_of_the_rows_saves_on_top_of_locks(bench: Bench) -> None:
 
 
 def test_published_numbers_stand_beside_the_papers_settings(bench: Bench) -> None:
-    def printed(study: Study[Any], **changes: Any) -> dict[tuple[object, ...], Row]:
+    def printed(study: Study, **changes: Any) -> dict[tuple[object, ...], Row]:
         rows = run_study(study, bench, Journal(None), changes=changes).rows[study.name]
         return {(row["rule"], row["threshold"]): row for row in rows}
 
-    found = printed(thresholds.STUDY, num_prompts=1, thresholds=(5e-8, 1e-3))
+    found = printed(quality.THRESHOLDS, num_prompts=1, thresholds=(5e-8, 1e-3))
     assert found["paper rule", 5e-8]["published_ppl_ratio"] == 1.14
     assert {found[key]["published_ppl_ratio"] for key in found if key != ("paper rule", 5e-8)} == {None}
-    found = printed(quality.STUDY, num_prompts=1, lengths=lengths((128, 64)), thresholds=(5e-3,), canvases=())
+    found = printed(quality.QUALITY, num_prompts=1, lengths=lengths((128, 64)), thresholds=(5e-3,), canvases=())
     assert found["paper rule", 5e-3]["published_flops_ratio"] == 0.57
     assert found["permanent rule", 5e-3]["published_flops_ratio"] is None
 

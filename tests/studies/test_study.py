@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,15 @@ from rich.console import Console
 
 from studies import __main__ as command_line
 from studies.bench import Bench, Length, Options
-from studies.journal import Journal
-from studies.plots import Panel, Points, picture
-from studies.progress import Progress
-from studies.results import read_tables, table_csv, write_result
-from studies.study import Cell, Plot, Rows, Study, Table, run_study, shown
+from studies.plots import Panel, Plot, Points
+from studies.progress import Journal, Progress
+from studies.results import read_tables, write_result
+from studies.study import Cell, Rows, Settings, Study, Table, run_study, shown
 
 ROOT = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    num: int = 3
-    scale: float = 2.0
-    lengths: tuple[Length, ...] = (Length(64, 32),)
-
-
-def counting(fails_at: int | None = None) -> tuple[Study[Settings], list[int]]:
+def counting(fails_at: int | None = None) -> tuple[Study, list[int]]:
     """A study of num cells that notes which it has measured, and stops at one."""
     measured: list[int] = []
 
@@ -43,20 +35,20 @@ def counting(fails_at: int | None = None) -> tuple[Study[Settings], list[int]]:
     def grid(bench: Bench, settings: Settings) -> list[Cell]:
         bench.leave_out("what does not fit")
         scale = settings.scale
-        return [Cell(name=f"cell {i}", measure=lambda i=i: measure(i, scale)) for i in range(settings.num)]  # type: ignore[misc]
+        return [Cell(f"cell {i}", partial(measure, i, scale)) for i in range(settings.num)]
 
     study = Study(
         number="open",
         name="counted",
         title="Squares",
         method="Scaled by {scale}, at {lengths}.",
-        settings=Settings(),
-        quick=Settings(num=1),
+        settings={"num": 3, "scale": 2.0, "lengths": (Length(64, 32),)},
+        quick={"num": 1},
         grid=grid,
         tables=(Table("squares", "All of them.", "x y kind"), Table("more", columns=None), Table("sum")),
         plots=(
-            Plot("drawn", "A line.", picture(Panel("squares", "x", "y"))),
-            Plot("none", "", picture(Points("absent", "x", "y"))),
+            Plot("drawn", "A line.", Panel("squares", "x", "y")),
+            Plot("none", "", Points("absent", "x", "y")),
         ),
         finish=lambda bench, settings, rows: {"sum": [{"sum": sum(row["y"] for row in rows["squares"])}]},
         needs_model=False,
@@ -64,7 +56,7 @@ def counting(fails_at: int | None = None) -> tuple[Study[Settings], list[int]]:
     return study, measured
 
 
-def run(study: Study[Settings], path: Path | None, **options: Any) -> Rows:
+def run(study: Study, path: Path | None, **options: Any) -> Rows:
     return run_study(study, Bench(None, Options(**options)), Journal(path)).rows
 
 
@@ -152,10 +144,6 @@ def test_results_of_before_are_read() -> None:
         assert all(rows and all(isinstance(row, dict) for row in rows) for rows in tables.values()), path
 
 
-def test_rows_of_a_table_may_differ_in_their_columns() -> None:
-    assert table_csv([{"a": 1}, {"a": None, "b": "x"}]) == "a,b\n1,\n,x\n"
-
-
 def test_shown() -> None:
     values = (None, 5e-4, 0.12345, 12.0, 1234.5, 2e9, 3, "text", (1, 2.5), float("nan"))
     wanted = ["-", "5e-4", "0.123", "12", "1234", "2e9", "3", "text", "1, 2.5", "nan"]
@@ -166,9 +154,10 @@ def test_pictures_of_odd_rows_are_drawn() -> None:
     rows = [
         {"x": x, "y_ppl_ratio": y, "kind": kind} for x, y, kind in ((1, 2.0, "a"), (2, None, "a"), (None, 1.0, "no"))
     ]
-    assert picture(Panel("t", "x", "y_ppl_ratio", "kind", base="no", level=1.0, log="x"))({"t": rows}) is not None
-    assert picture(Points("t", "kind x", "y_ppl_ratio", log="x"))({"t": rows}) is not None
-    assert picture(Panel("t", "x", "y_ppl_ratio"))({"t": []}) is None
+    panel = Panel("t", "x", "y_ppl_ratio", "kind", base="no", level=1.0, log="x")
+    assert Plot("odd", "", panel).draw({"t": rows}) is not None
+    assert Plot("odd", "", Points("t", "kind x", "y_ppl_ratio", log="x")).draw({"t": rows}) is not None
+    assert Plot("odd", "", Panel("t", "x", "y_ppl_ratio")).draw({"t": []}) is None
 
 
 class Clock:
@@ -217,14 +206,14 @@ def test_lines_come_now_and_then(clock: Clock) -> None:
 
 
 @pytest.fixture
-def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Study[Settings]], None]:
-    def choose(study: Study[Settings]) -> None:
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Study], None]:
+    def choose(study: Study) -> None:
         monkeypatch.setattr(command_line, "everything", lambda: (study,))
 
     return choose
 
 
-Only = Callable[[Study[Settings]], None]
+Only = Callable[[Study], None]
 
 
 def test_the_command_resumes_and_clears_up(only: Only, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +255,7 @@ def test_the_list_names_every_study_and_its_settings(capsys: pytest.CaptureFixtu
         (["1", "--set", "num_prompts=many"], "--set num_prompts is 'many'; write it like 32"),
         (["1", "--set", "batch_sizes=1"], "1 has the settings lengths, thresholds, num_prompts"),
         (["1", "--set", "lengths"], "--set is 'lengths'; write FIELD=VALUE"),
-        (["1", "--device", "abacus"], "--device is 'abacus', which this torch cannot use"),
+        (["1", "--device", "abacus"], "device is 'abacus'; use cpu, cuda or cuda:N"),
         (["1", "--out", "/dev/null/x"], "--out /dev/null/x cannot be written"),
         (["1", "--prompts", "missing.jsonl", "--device", "cpu"], "missing.jsonl cannot be read"),
         (["1", "--prompts", "two.jsonl", "--device", "cpu"], "32 prompts are asked for and --prompts two.jsonl has 2"),
@@ -290,8 +279,7 @@ def test_studies_import_what_is_public_and_what_measures() -> None:
     """The rest of the package may change without a study noticing."""
     import ast
 
-    allowed = {"llm", "params", "output", "config", "errors", "flops", "text", "environment", "result_folder"}
-    allowed |= {"measure", "bench", "results", "models"}
+    allowed = {"llm", "params", "output", "config", "errors", "flops", "text", "measure", "results", "bench", "models"}
     # Divergences, measured by the code that decodes.
     exact = {"surelock.engine.noise_floor", "surelock.ops.step_kl"}
     seen = set()
