@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 import surelock
 from surelock import LLM, EngineConfig, LockParams, SamplingParams
-from surelock.assemble import _num_tokens_within
 from surelock.decoding.oracle import oracle_decode
 from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, TokenizerError
 from surelock.measure.verify import noise_floor
 from surelock.models.hub import EMBEDDED_FOLDER
 from surelock.models.transformer import Transformer
+from surelock.text.answers import num_tokens_within
 from tests.checkpoints import write_checkpoint
 
 TEXTS = ["Call me Ishmael. Some years ago", "The President said"]
@@ -227,7 +227,7 @@ def test_tokens_within_a_text_are_found_as_by_trying_every_length(
     num = 0
     while num < len(token_ids) and len(tokenizer.decode(token_ids[: num + 1])) <= cut:
         num += 1
-    assert _num_tokens_within(token_ids, cut, tokenizer) == num
+    assert num_tokens_within(token_ids, cut, tokenizer.decode) == num
 
 
 def test_end_ids_cut_unless_ignored(no_tokenizer: LLM) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from surelock.flops import full_flops, request_flops
 from surelock.models.config import ModelConfig
 from surelock.output import FinishReason, Gap, RequestOutput, RequestStats, StepUpdate
+from surelock.text.answers import Decode, Layout, no_text
 
 if TYPE_CHECKING:
+    from surelock.engine.request import Request
     from surelock.engine.snapshot import Snapshot
     from surelock.text.tokenizer import Tokenizer
 
@@ -19,24 +20,21 @@ if TYPE_CHECKING:
 def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer | None) -> RequestOutput:
     """The result of a finished request."""
     request, params = snapshot.request, snapshot.request.params
-    gaps = tuple(_gaps(snapshot, tokenizer))
+    decode = tokenizer.decode if tokenizer else no_text
+    gaps = tuple(_gaps(snapshot, decode))
     in_gaps = [token for gap in gaps for token in gap.token_ids]
-    appended = snapshot.tokens[request.num_prompt :]
-    num_kept = len(appended)
-    if not params.ignore_eos:
-        end_ids = tokenizer.end_ids if tokenizer else frozenset(config.eos_token_ids)
-        num_kept = next((i for i, token in enumerate(appended) if token in end_ids), num_kept)
-    text = _decode(appended[:num_kept], tokenizer)
-    if tokenizer and (cut := _find_stop(text, params.stop)) is not None:
-        text = text[:cut]
-        num_kept = _num_tokens_within(appended[:num_kept], cut, tokenizer)
-    finish_reason: FinishReason = "stop" if num_kept < len(appended) else "length"
-    token_ids = in_gaps + appended[:num_kept]
+    end_ids = tokenizer.end_ids if tokenizer else frozenset(config.eos_token_ids)
+    appended = range(request.num_prompt, request.num_positions)
+    layout = Layout((appended,), frozenset() if params.ignore_eos else end_ids, params.stop)
+    # Where a failed request is still masked it has the id of [MASK], which decodes to nothing.
+    final = layout.final_text(snapshot.tokens, [False] * request.num_positions, decode)
+    finish_reason: FinishReason = "stop" if final.is_cut else "length"
+    token_ids = in_gaps + final.tokens
     if request.failed:
         finish_reason = "error"
         token_ids = [token for token in token_ids if token != config.mask_token_id]
     return RequestOutput(
-        text=_decode(in_gaps, tokenizer) + text,
+        text=decode(in_gaps) + final.text,
         token_ids=token_ids,
         finish_reason=finish_reason,
         canvas_token_ids=snapshot.tokens,
@@ -47,19 +45,23 @@ def request_output(snapshot: Snapshot, config: ModelConfig, tokenizer: Tokenizer
     )
 
 
+def spent(request: Request) -> dict[str, int]:
+    """What a request has computed so far, as arguments of `full_flops`."""
+    return {
+        "num_rows": sum(request.active_rows),
+        "num_steps": request.step,
+        "num_positions": request.num_positions,
+        "num_masked": sum(request.num_proposed),
+        "num_tested": sum(request.num_scored),
+        "num_streams": request.num_streams,
+    }
+
+
 def step_update(snapshot: Snapshot, index: int, config: ModelConfig, output: RequestOutput | None) -> StepUpdate:
     """What a watcher sees of a step; output on the request's last one."""
     request = snapshot.request
     # Every step of a long run comes here, so only what changes is added up.
-    locked, base = full_flops(
-        config,
-        num_rows=sum(request.active_rows),
-        num_steps=request.step,
-        num_positions=request.num_positions,
-        num_masked=sum(request.num_proposed),
-        num_tested=sum(request.num_scored),
-        num_streams=request.num_streams,
-    )
+    locked, base = full_flops(config, **spent(request))
     return StepUpdate(
         index=index,
         step=request.step,
@@ -99,30 +101,11 @@ def _stats(snapshot: Snapshot, config: ModelConfig) -> RequestStats:
     )
 
 
-def _gaps(snapshot: Snapshot, tokenizer: Tokenizer | None) -> Iterable[Gap]:
+def _gaps(snapshot: Snapshot, decode: Decode) -> Iterable[Gap]:
     """Runs of neighbouring masked positions of the prompt."""
     prompt = snapshot.request.canvas_ids
     for is_gap, run in groupby(range(len(prompt)), key=lambda position: prompt[position] is None):
         if is_gap:
             positions = list(run)
             token_ids = [snapshot.tokens[position] for position in positions]
-            yield Gap(start=positions[0], token_ids=token_ids, text=_decode(token_ids, tokenizer))
-
-
-def _decode(token_ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
-    return tokenizer.decode(token_ids) if tokenizer else ""
-
-
-def _find_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins."""
-    return min((at for at in (text.find(string) for string in stop) if at >= 0), default=None)
-
-
-def _num_tokens_within(token_ids: Sequence[int], num_characters: int, tokenizer: Tokenizer) -> int:
-    """How many leading tokens lie wholly within the first num_characters of their text.
-
-    A search by halves: one more token never shortens the text of a byte-level decoder, for which an unfinished
-    character counts as one.
-    """
-    lengths = range(len(token_ids) + 1)
-    return bisect_right(lengths, num_characters, key=lambda num: len(tokenizer.decode(token_ids[:num]))) - 1
+            yield Gap(start=positions[0], token_ids=token_ids, text=decode(token_ids))

@@ -6,7 +6,6 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
 from typing import Any, TypeGuard
 
 import torch
@@ -21,6 +20,7 @@ from surelock.errors import NonFiniteLogitsError, ParameterError, PromptError, T
 from surelock.models.hub import resolve_model
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
+from surelock.text.answers import Layout, no_text
 from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
 from surelock.text.tokenizer import Tokenizer
 
@@ -163,7 +163,9 @@ class LLM:
         self._check_params(each)
         canvas = encode_segments(segments, tokenizer=self.tokenizer, config=self.config)
         output = self._run(_Call([EncodedPrompt(canvas)], each), on_step)[0]
-        return _all_finite([replace(output, text=_document(segments, output, self.tokenizer))])[0]
+        decode = self.tokenizer.decode if self.tokenizer else no_text
+        final = Layout.of_segments(segments, canvas).final_text(output.canvas_token_ids, [False] * len(canvas), decode)
+        return _all_finite([replace(output, text=final.text)])[0]
 
     def logits(self, token_ids: Sequence[Sequence[int]] | Sequence[int]) -> Tensor:
         """float32 [N, V]: one plain forward of a canvas, every position a row. For verification.
@@ -275,19 +277,6 @@ def _all_finite(outputs: list[RequestOutput]) -> list[RequestOutput]:
             outputs,
         )
     return outputs
-
-
-def _document(segments: Sequence[str | int], output: RequestOutput, tokenizer: Tokenizer | None) -> str:
-    """The segments as one text. The gaps' tokens are taken in order, whatever the strings between them encode to."""
-    in_gaps = iter([token for gap in output.gaps for token in gap.token_ids])
-    parts: list[str] = []
-    for is_text, run in groupby((part for part in segments if part != ""), key=lambda part: isinstance(part, str)):
-        if is_text:
-            parts += map(str, run)
-        elif tokenizer is not None:
-            # One text for gaps that touch: a character may have bytes in both.
-            parts.append(tokenizer.decode(list(islice(in_gaps, sum(map(int, run))))))
-    return "".join(parts)
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:

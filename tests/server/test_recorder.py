@@ -15,7 +15,7 @@ from surelock.params import SamplingParams
 from surelock.server.frames import AppendedFrames, PatchFrames
 from surelock.server.prepare import Choice
 from surelock.server.recorder import RecordedSnapshot, RecordingEngine
-from surelock.server.text import Layout
+from surelock.text.answers import Layout
 
 PARAMS = SamplingParams(max_tokens=3)
 TOKENS = [300, 400, 500, 600]
@@ -127,7 +127,8 @@ def test_patches_begin_again_and_deltas_repeat_nothing(llm: LLM) -> None:
     assert piece.surelock["restarted"] is True
     assert [(position, step) for position, _, _, step in piece.surelock["patch"]["tokens"]] == [(1, 1)]
     recorder.step()
-    final = CHOICE.layout.final_text(TOKENS, [False] * 4, llm.tokenizer)  # type: ignore[arg-type]
+    assert llm.tokenizer is not None
+    final = CHOICE.layout.final_text(TOKENS, [False] * 4, llm.tokenizer.decode)
     assert final.text.startswith(sent)
 
 

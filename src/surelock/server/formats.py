@@ -44,17 +44,7 @@ class CompletionFormat:
 
     def response(self, results: Sequence[Result]) -> dict[str, Any]:
         """The whole answer at once."""
-        choices = [
-            {
-                "index": result.choice.index,
-                "text": result.text,
-                "logprobs": _completion_logprobs(result.probabilities, 0),
-                "finish_reason": result.finish_reason,
-                "stop_reason": result.stop,
-                "surelock": result.summary | {"gaps": [gap.text for gap in result.output.gaps]},
-            }
-            for result in results
-        ]
+        choices = [self._choice(result) for result in results]
         return self._envelope(self.kind) | {"choices": choices, "usage": usage(results)}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
@@ -70,6 +60,21 @@ class CompletionFormat:
     def usage_chunk(self, results: Sequence[Result]) -> dict[str, Any]:
         """The event that ends a stream with include_usage."""
         return self._envelope(self.chunk_kind) | {"choices": [], "usage": usage(results)}
+
+    def _choice(self, result: Result) -> dict[str, Any]:
+        return self._ended(result) | {
+            "text": result.text,
+            "logprobs": _completion_logprobs(result.probabilities, 0),
+            "surelock": result.summary | {"gaps": [gap.text for gap in result.output.gaps]},
+        }
+
+    def _ended(self, result: Result) -> dict[str, Any]:
+        return {
+            "index": result.choice.index,
+            "finish_reason": result.finish_reason,
+            "stop_reason": result.stop,
+            "surelock": result.summary,
+        }
 
     def _chunk(self, choice: dict[str, Any], piece: Piece) -> dict[str, Any]:
         if piece.stop is not None:
@@ -94,19 +99,11 @@ class ChatFormat(CompletionFormat):
     kind: ClassVar[str] = "chat.completion"
     chunk_kind: ClassVar[str] = "chat.completion.chunk"
 
-    def response(self, results: Sequence[Result]) -> dict[str, Any]:
-        choices = [
-            {
-                "index": result.choice.index,
-                "message": {"role": "assistant", "content": result.text, "refusal": None},
-                "logprobs": _chat_logprobs(result.probabilities),
-                "finish_reason": result.finish_reason,
-                "stop_reason": result.stop,
-                "surelock": result.summary,
-            }
-            for result in results
-        ]
-        return self._envelope(self.kind) | {"choices": choices, "usage": usage(results)}
+    def _choice(self, result: Result) -> dict[str, Any]:
+        return self._ended(result) | {
+            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "logprobs": _chat_logprobs(result.probabilities),
+        }
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant"} if piece.is_first else {}
@@ -126,11 +123,8 @@ class FimFormat(ChatFormat):
 
     prefix: ClassVar[str] = "fim"
 
-    def response(self, results: Sequence[Result]) -> dict[str, Any]:
-        response = super().response(results)
-        for choice in response["choices"]:
-            choice["text"] = choice["message"]["content"]
-        return response
+    def _choice(self, result: Result) -> dict[str, Any]:
+        return super()._choice(result) | {"text": result.text}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         chunk = super().chunk(piece)

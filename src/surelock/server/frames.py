@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from surelock.decoding.schedule import plan
 from surelock.errors import EngineError
+from surelock.flops import full_flops
 from surelock.llm import LLM
 from surelock.server.formats import Piece
 from surelock.server.prepare import Choice, tokenizer_of
 from surelock.server.recorder import RecordedSnapshot
-from surelock.server.results import Result, probabilities, saved_flops
+from surelock.server.results import Result, probabilities
 from surelock.server.schemas import GenerationRequest
-from surelock.server.text import num_tokens_within
+from surelock.text.answers import num_tokens_within
 
 
 class Frames(ABC):
@@ -25,33 +28,57 @@ class Frames(ABC):
         self._llm = llm
         self._choice = choice
         self._tokenizer = tokenizer_of(llm)
+        self._decode = self._tokenizer.decode
 
-    @abstractmethod
     def first(self) -> Piece:
-        """Before the first step."""
+        """Before the first step, at once: text may come late."""
+        choice = self._choice
+        num_prompt, num_gaps = len(choice.canvas_ids), choice.canvas_ids.count(None)
+        state = {
+            "step": 0,
+            "num_steps": plan(choice.params, num_prompt, num_gaps).num_steps,
+            "masked": choice.num_generated,
+            "rows": num_prompt + choice.params.max_tokens,
+            "saved_flops": 0.0,
+            "seconds": 0.0,
+        }
+        text, canvas = self._first()
+        return Piece(index=choice.index, text=text, is_first=True, surelock=state | canvas)
 
     @abstractmethod
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """After a step, the last one excepted; None if there is nothing to say."""
 
-    @abstractmethod
     def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
         """After the last step."""
+        return Piece(
+            index=result.choice.index,
+            text=result.text,
+            finish_reason=result.finish_reason,
+            stop=result.stop,
+            probabilities=result.probabilities,
+            surelock=self._state(snapshot),
+        )
 
-    def _start(self) -> dict[str, Any]:
-        choice = self._choice
-        num_prompt, num_gaps = len(choice.canvas_ids), choice.canvas_ids.count(None)
-        num_steps = plan(choice.params, num_prompt, num_gaps).num_steps
-        return _state(0, num_steps, choice.num_generated, num_prompt + choice.params.max_tokens, 0.0, 0.0)
+    def _first(self) -> tuple[str, dict[str, Any]]:
+        """The text of the first piece, and what it tells of the canvas."""
+        return "", {"locked": []}
 
     def _state(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
-        rows = snapshot.active_rows[-1] if snapshot.active_rows else 0
-        saved = saved_flops(self._llm, snapshot)
-        num_steps = snapshot.request.num_steps
-        return _state(snapshot.step, num_steps, sum(snapshot.masked), rows, saved, snapshot.seconds)
+        """The object `surelock` of a piece."""
+        return self._counts(snapshot) | {"locked": spans(step is not None for step in snapshot.locked_at)}
 
-    def _state_with_locks(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
-        return self._state(snapshot) | {"locked": spans(step is not None for step in snapshot.locked_at)}
+    def _counts(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
+        locked, base = full_flops(self._llm.config, **snapshot.spent)
+        return {
+            "step": snapshot.step,
+            "num_steps": snapshot.request.num_steps,
+            "masked": sum(snapshot.masked),
+            "rows": snapshot.active_rows[-1] if snapshot.active_rows else 0,
+            # Below 0 if measuring cost more.
+            "saved_flops": round(1 - locked / base, 6) if base else 0.0,
+            "seconds": round(snapshot.seconds, 6),
+        }
 
 
 class AppendedFrames(Frames):
@@ -60,61 +87,46 @@ class AppendedFrames(Frames):
     def __init__(self, llm: LLM, choice: Choice, *, with_probabilities: bool) -> None:
         super().__init__(llm, choice)
         self._with_probabilities = with_probabilities
-        self._positions = choice.layout.positions
-        # Of these, unmasked without a mask before them.
-        self._num_settled = 0
+        # The generated positions from the first one on that was masked when last looked at.
+        self._unsettled = deque(choice.layout.positions)
         self._sent = ""
         self._num_tokens_sent = 0
 
-    def first(self) -> Piece:
-        """The role, at once: the text may come late."""
-        return Piece(index=self._choice.index, text="", is_first=True, surelock=self._start() | {"locked": []})
-
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """What has become final since the piece before."""
-        positions = self._positions
-        if self._num_settled < len(positions) and snapshot.masked[positions[self._num_settled]]:
+        if self._unsettled and snapshot.masked[self._unsettled[0]]:
             return None
-        while self._num_settled < len(positions) and not snapshot.masked[positions[self._num_settled]]:
-            self._num_settled += 1
-        final = self._choice.layout.final_text(snapshot.tokens, snapshot.masked, self._tokenizer)
+        while self._unsettled and not snapshot.masked[self._unsettled[0]]:
+            self._unsettled.popleft()
+        final = self._choice.layout.final_text(snapshot.tokens, snapshot.masked, self._decode)
         # After a restart the text grows once more; what was sent comes again and is not sent again.
         if len(final.text) <= len(self._sent):
             return None
         num_tokens = self._num_tokens_sent
         if self._with_probabilities:
-            num_tokens = max(num_tokens, num_tokens_within(final.tokens, len(final.text), self._tokenizer))
+            num_tokens = max(num_tokens, num_tokens_within(final.tokens, len(final.text), self._decode))
         return self._piece(final.text, snapshot, final.tokens[:num_tokens])
 
     def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
         """The rest."""
         piece = self._piece(result.text, snapshot, result.tokens)
-        return Piece(
-            index=piece.index,
-            text=piece.text,
-            finish_reason=result.finish_reason,
-            stop=result.stop,
-            probabilities=piece.probabilities,
-            text_offset=piece.text_offset,
-            surelock=piece.surelock,
-        )
+        return replace(piece, finish_reason=result.finish_reason, stop=result.stop)
 
     def _piece(self, text: str, snapshot: RecordedSnapshot, tokens: list[int]) -> Piece:
         if not text.startswith(self._sent):
             # Only after a restart in half precision, where another batch rounds otherwise.
             raise EngineError("memory ran out, the request began again and came out different: send it again")
-        offset, new = len(self._sent), text[len(self._sent) :]
+        offset, self._sent = len(self._sent), text
         chances = None
         if self._with_probabilities:
             chances = probabilities(self._llm, self._choice, snapshot, tokens)[self._num_tokens_sent :]
             self._num_tokens_sent = len(tokens)
-        self._sent = text
         return Piece(
             index=self._choice.index,
-            text=new,
+            text=text[offset:],
             probabilities=chances,
             text_offset=offset,
-            surelock=self._state_with_locks(snapshot),
+            surelock=self._state(snapshot),
         )
 
 
@@ -125,22 +137,16 @@ class SnapshotFrames(Frames):
         super().__init__(llm, choice)
         self._mask_char = mask_char
 
-    def first(self) -> Piece:
-        """All masks."""
-        shown = "".join(
-            part if isinstance(part, str) else self._mask_char * len(part) for part in self._choice.layout.parts
-        )
-        return Piece(index=self._choice.index, text=shown, is_first=True, surelock=self._start() | {"locked": []})
-
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """The text as it stands."""
         layout = self._choice.layout
-        shown = layout.shown_text(snapshot.tokens, snapshot.masked, self._tokenizer, self._mask_char)
-        return Piece(index=self._choice.index, text=shown, surelock=self._state_with_locks(snapshot))
+        text = layout.shown_text(snapshot.tokens, snapshot.masked, self._decode, self._mask_char)
+        return Piece(index=self._choice.index, text=text, surelock=self._state(snapshot))
 
-    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
-        """The final text."""
-        return _last(result, self._state_with_locks(snapshot))
+    def _first(self) -> tuple[str, dict[str, Any]]:
+        parts = self._choice.layout.parts
+        text = "".join(part if isinstance(part, str) else self._mask_char * len(part) for part in parts)
+        return text, {"locked": []}
 
 
 class PatchFrames(Frames):
@@ -151,31 +157,24 @@ class PatchFrames(Frames):
         self._forget()
         self._num_restarts = 0
 
-    def first(self) -> Piece:
-        """The canvas before the first step."""
-        choice = self._choice
-        given = [token for token in choice.canvas_ids if token is not None]
-        texts = iter(self._tokenizer.decode_visible(given))
-        canvas = [None if token is None else next(texts) for token in choice.canvas_ids]
-        canvas += [None] * choice.params.max_tokens
-        state = self._start() | {"canvas": {"tokens": canvas, "num_prompt": len(choice.canvas_ids)}}
-        return Piece(index=choice.index, text="", is_first=True, surelock=state)
-
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """New tokens, new locks, rows of the steps between."""
-        return Piece(index=self._choice.index, text="", surelock=self._patched(snapshot))
+        return Piece(index=self._choice.index, text="", surelock=self._state(snapshot))
 
-    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
-        """The last patch, and the final text."""
-        return _last(result, self._patched(snapshot))
+    def _first(self) -> tuple[str, dict[str, Any]]:
+        choice = self._choice
+        texts = iter(self._tokenizer.decode_visible([token for token in choice.canvas_ids if token is not None]))
+        canvas = [None if token is None else next(texts) for token in choice.canvas_ids]
+        canvas += [None] * choice.params.max_tokens
+        return "", {"canvas": {"tokens": canvas, "num_prompt": len(choice.canvas_ids)}}
 
     def _forget(self) -> None:
         self._unmasked: set[int] = set()
         self._locked: set[int] = set()
         self._step = 0
 
-    def _patched(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
-        state = self._state(snapshot)
+    def _state(self, snapshot: RecordedSnapshot) -> dict[str, Any]:
+        state = self._counts(snapshot)
         if snapshot.num_restarts > self._num_restarts:
             self._num_restarts = snapshot.num_restarts
             self._forget()
@@ -212,25 +211,3 @@ def spans(flags: Iterable[bool]) -> list[list[int]]:
     flags = [False, *flags, False]
     edges = [position for position, (before, after) in enumerate(pairwise(flags)) if before != after]
     return [[start, end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _last(result: Result, state: dict[str, Any]) -> Piece:
-    return Piece(
-        index=result.choice.index,
-        text=result.text,
-        finish_reason=result.finish_reason,
-        stop=result.stop,
-        probabilities=result.probabilities,
-        surelock=state,
-    )
-
-
-def _state(step: int, num_steps: int, masked: int, rows: int, saved: float, seconds: float) -> dict[str, Any]:
-    return {
-        "step": step,
-        "num_steps": num_steps,
-        "masked": masked,
-        "rows": rows,
-        "saved_flops": round(saved, 6),
-        "seconds": round(seconds, 6),
-    }

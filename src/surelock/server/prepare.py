@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import cast
 
 from surelock.errors import PromptTooLongError, TokenizerError
 from surelock.llm import LLM
@@ -19,7 +19,7 @@ from surelock.server.schemas import (
     InfillRequest,
     Message,
 )
-from surelock.server.text import Layout
+from surelock.text.answers import Layout
 from surelock.text.prompts import encode_segments
 from surelock.text.tokenizer import Tokenizer
 
@@ -89,9 +89,8 @@ def prepare(llm: LLM, request: GenerationRequest) -> list[Choice]:
 
 def num_choices(request: GenerationRequest) -> int:
     """Canvases a request asks for; known before anything is encoded."""
-    prompt = request.prompt if isinstance(request, CompletionRequest) else None
-    is_list = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    return request.n * (len(prompt) if is_list and isinstance(prompt, list) else 1)
+    num_prompts = len(_prompts(request)) if isinstance(request, CompletionRequest) else 1
+    return request.n * max(num_prompts, 1)
 
 
 def tokenizer_of(llm: LLM) -> Tokenizer:
@@ -140,26 +139,23 @@ def _completion(llm: LLM, request: CompletionRequest, tokenizer: Tokenizer) -> l
         return [_template(llm, request, request.template, tokenizer)]
     if request.prompt is None:
         raise bad_request("prompt is missing: pass a text, a list of texts or token ids, or a template", "prompt")
-    if isinstance(request.prompt, list) and not request.prompt:
+    if not (prompts := _prompts(request)):
         raise bad_request("prompt is an empty list; pass at least one prompt", "prompt")
-    prompts: list[str | list[int]]
-    if isinstance(request.prompt, str):
-        prompts = [request.prompt]
-    elif isinstance(request.prompt[0], int):
-        prompts = [[token for token in request.prompt if isinstance(token, int)]]
-    else:
-        prompts = [prompt for prompt in request.prompt if not isinstance(prompt, int)]
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            name = f"prompt.{index}" if isinstance(request.prompt[0], list) else "prompt"
+            name = "prompt" if prompt is request.prompt else f"prompt.{index}"
             check_ids(llm, prompt, name, masked="pass a template with a gap there")
     if request.suffix is not None:
         return [_between(llm, request, prompt, request.suffix, request.max_tokens) for prompt in prompts]
-    canvases = []
-    for prompt in prompts:
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        canvases.append(_appended(llm, request, ids, request.max_tokens))
-    return canvases
+    each = (tokenizer.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts)
+    return [_appended(llm, request, ids, request.max_tokens) for ids in each]
+
+
+def _prompts(request: CompletionRequest) -> list[str | list[int]]:
+    """The prompts of a body, which gives one or a list."""
+    given = request.prompt
+    is_one = isinstance(given, str) or (given and isinstance(given[0], int))
+    return cast("list[str | list[int]]", [given] if is_one else given or [])
 
 
 def _appended(llm: LLM, request: GenerationRequest, ids: Sequence[int], wanted: int | None) -> _Canvas:
@@ -188,23 +184,7 @@ def _template(llm: LLM, request: CompletionRequest, template: list[str | int], t
     if request.stops:
         raise bad_request("template and stop are both given; a document with gaps is not cut: leave stop out", "stop")
     ids = encode_segments(template, tokenizer=tokenizer, config=llm.config)
-    # The strings are the answer's as they are. Gaps that touch are one text: a character may have bytes in both.
-    parts: list[str | range] = []
-    at = 0
-    for is_text, run in groupby((part for part in template if part != ""), key=lambda part: isinstance(part, str)):
-        segments = list(run)
-        if is_text:
-            parts += [str(segment) for segment in segments]
-            continue
-        num = sum(int(segment) for segment in segments)
-        at = _first_gap_from(ids, at)
-        parts.append(range(at, at + num))
-        at += num
-    return _Canvas(ids, 0, Layout(tuple(parts)))
-
-
-def _first_gap_from(ids: Sequence[int | None], start: int) -> int:
-    return next(position for position in range(start, len(ids)) if ids[position] is None)
+    return _Canvas(ids, 0, Layout.of_segments(template, ids))
 
 
 def _max_tokens(llm: LLM, num_given: int, wanted: int | None) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
+from surelock.assemble import spent
 from surelock.engine.device_thread import SteppedEngine
 from surelock.engine.request import Request
 from surelock.engine.snapshot import Snapshot
@@ -24,8 +24,8 @@ class RecordedSnapshot(Snapshot):
     Attributes:
         step: steps done.
         active_rows: positions computed in each of them.
-        num_proposed, num_scored: rows whose logits were computed so far, to choose a token and to test for locking.
-        commits: {position: (step, confidence)} of every token committed while somebody watched.
+        spent: what they computed, see `surelock.assemble.spent`.
+        commits: {position: (step, confidence)} of every token committed in a step that was watched.
         seconds: since the request began to run.
         started: `time.monotonic()` when it did.
         num_restarts: how often it began again because memory ran out.
@@ -33,8 +33,7 @@ class RecordedSnapshot(Snapshot):
 
     step: int = 0
     active_rows: tuple[int, ...] = ()
-    num_proposed: int = 0
-    num_scored: int = 0
+    spent: dict[str, int] = field(default_factory=dict)
     commits: dict[int, tuple[int, float]] = field(default_factory=dict)
     seconds: float = 0.0
     started: float = 0.0
@@ -113,17 +112,12 @@ class RecordingEngine:
             del self._records[request]
         started = record.started or time.monotonic()
         return RecordedSnapshot(
-            **_fields_of(snapshot),
+            **{each.name: getattr(snapshot, each.name) for each in fields(Snapshot)},
             step=request.step,
             active_rows=tuple(request.active_rows),
-            num_proposed=sum(request.num_proposed),
-            num_scored=sum(request.num_scored),
+            spent=spent(request),
             commits=dict(record.commits),
             seconds=time.monotonic() - started,
             started=started,
             num_restarts=record.num_restarts,
         )
-
-
-def _fields_of(snapshot: Snapshot) -> dict[str, Any]:
-    return {each.name: getattr(snapshot, each.name) for each in fields(Snapshot)}

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from surelock.assemble import request_output
-from surelock.flops import full_flops
 from surelock.llm import LLM
 from surelock.output import RequestOutput
 from surelock.server.prepare import Choice, tokenizer_of
 from surelock.server.recorder import RecordedSnapshot
-from surelock.server.text import num_tokens_within, token_texts
+from surelock.text.answers import token_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +68,14 @@ class Result:
 def finished(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, *, with_probabilities: bool) -> Result:
     """The result of a choice's last snapshot."""
     tokenizer = tokenizer_of(llm)
-    final = choice.layout.final_text(snapshot.tokens, snapshot.masked, tokenizer)
-    tokens = final.tokens
-    if final.stop is not None:
-        tokens = tokens[: num_tokens_within(tokens, len(final.text), tokenizer)]
+    final = choice.layout.final_text(snapshot.tokens, snapshot.masked, tokenizer.decode)
     return Result(
         choice=choice,
         text=final.text,
         finish_reason="stop" if final.is_cut else "length",
         stop=final.stop,
-        tokens=tokens,
-        probabilities=probabilities(llm, choice, snapshot, tokens) if with_probabilities else None,
+        tokens=final.tokens,
+        probabilities=probabilities(llm, choice, snapshot, final.tokens) if with_probabilities else None,
         output=request_output(snapshot, llm.config, tokenizer),
         seconds=snapshot.seconds,
         started=snapshot.started,
@@ -89,27 +85,13 @@ def finished(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, *, with_proba
 
 def probabilities(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, tokens: list[int]) -> list[TokenProbability]:
     """Of the first tokens of an answer."""
-    texts = token_texts(tokens, tokenizer_of(llm))
+    texts = token_texts(tokens, tokenizer_of(llm).decode)
     confidences = (snapshot.commits[position][1] for position in choice.layout.positions)
     return [
         # A confidence rounds to 0 at worst, whose log JSON cannot say.
         TokenProbability(text, math.log(max(confidence, 1e-38)))
         for text, confidence in zip(texts, confidences, strict=False)
     ]
-
-
-def saved_flops(llm: LLM, snapshot: RecordedSnapshot) -> float:
-    """Share of the FLOPs of a request so far that locking saved; below 0 if measuring cost more."""
-    locked, base = full_flops(
-        llm.config,
-        num_rows=sum(snapshot.active_rows),
-        num_steps=snapshot.step,
-        num_positions=snapshot.request.num_positions,
-        num_masked=snapshot.num_proposed,
-        num_tested=snapshot.num_scored,
-        num_streams=snapshot.request.num_streams,
-    )
-    return 1 - locked / base if base else 0.0
 
 
 def usage(results: Iterable[Result]) -> dict[str, Any]:

@@ -9,19 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surelock import LLM
-from surelock.server.text import Layout, find_stop, num_held_back, num_tokens_within, token_texts
+from surelock.text.answers import Layout, find_stop, num_held_back, num_tokens_within, token_texts
 
 END = 300
 
 
-class Bytes:
-    """A decoder whose ids 0 to 255 are bytes, and whose others are nothing."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(token for token in ids if token < 256).decode(errors="replace")
-
-    def decode_visible(self, ids: Sequence[int | None], mask_char: str = "░") -> list[str]:
-        return [mask_char if token is None else self.decode([token]) for token in ids]
+def decode(ids: Sequence[int]) -> str:
+    """The ids 0 to 255 are bytes, and the others are nothing."""
+    return bytes(token for token in ids if token < 256).decode(errors="replace")
 
 
 byte_strings = st.one_of(st.text(alphabet="ab é€😀\n", max_size=12).map(str.encode), st.binary(max_size=12))
@@ -34,19 +29,17 @@ def test_joined_deltas_are_the_final_text(data: st.DataObject, raw: bytes, stops
     if end is not None and end <= len(tokens):
         tokens.insert(end, END)
     layout = Layout((range(len(tokens)),), frozenset({END}), tuple(stops))
-    decoder = Bytes()
-    whole = layout.final_text(tokens, [False] * len(tokens), decoder)
-    assert whole.is_complete
+    whole = layout.final_text(tokens, [False] * len(tokens), decode)
 
     order = data.draw(st.permutations(range(len(tokens))))
     masked = [True] * len(tokens)
     sent = ""
     for position in order:
         masked[position] = False
-        final = layout.final_text([t if not m else END for t, m in zip(tokens, masked, strict=True)], masked, decoder)
+        final = layout.final_text([t if not m else END for t, m in zip(tokens, masked, strict=True)], masked, decode)
         assert final.text.startswith(sent)
         assert whole.text.startswith(final.text)
-        assert not final.is_complete or (final.text, final.stop) == (whole.text, whole.stop)
+        assert final.stop is None or (final.text, final.stop) == (whole.text, whole.stop)
         sent = final.text
     assert sent == whole.text
 
@@ -54,7 +47,7 @@ def test_joined_deltas_are_the_final_text(data: st.DataObject, raw: bytes, stops
 @given(raw=byte_strings, stops=stop_strings)
 def test_the_end_is_that_of_a_plain_search(raw: bytes, stops: list[str]) -> None:
     text = raw.decode(errors="replace")
-    final = Layout((range(len(raw)),), stops=tuple(stops)).final_text(list(raw), [False] * len(raw), Bytes())
+    final = Layout((range(len(raw)),), stops=tuple(stops)).final_text(list(raw), [False] * len(raw), decode)
     at = min((text.index(stop) for stop in stops if stop in text), default=len(text))
     assert final.text == text[:at]
     assert (final.stop is not None) == any(stop in text for stop in stops)
@@ -62,23 +55,24 @@ def test_the_end_is_that_of_a_plain_search(raw: bytes, stops: list[str]) -> None
 
 @given(raw=byte_strings)
 def test_token_texts_join_to_the_text(raw: bytes) -> None:
-    texts = token_texts(list(raw), Bytes())
+    texts = token_texts(list(raw), decode)
     assert len(texts) == len(raw)
     assert "".join(texts) == raw.decode(errors="replace")
 
 
-def test_token_texts_of_a_real_tokenizer(llm: LLM) -> None:
+def test_token_texts_of_a_real_tokenizer() -> None:
+    llm = LLM()
     assert llm.tokenizer is not None
     text = "Zwölf 😀 naïve  spaces\n\tand   ends."
     ids = llm.tokenizer.encode(text)
-    assert "".join(token_texts(ids, llm.tokenizer)) == text
+    assert "".join(token_texts(ids, llm.tokenizer.decode)) == text
 
 
 def test_a_finished_character_waits_for_nothing() -> None:
     euro = list("€".encode())
     layout = Layout((range(4),))
-    assert layout.final_text([*euro, 97], [False, False, True, False], Bytes()).text == ""
-    assert layout.final_text([*euro, 97], [False, False, False, True], Bytes()).text == "€"
+    assert layout.final_text([*euro, 97], [False, False, True, False], decode).text == ""
+    assert layout.final_text([*euro, 97], [False, False, False, True], decode).text == "€"
 
 
 @pytest.mark.parametrize(
@@ -95,13 +89,13 @@ def test_the_longest_of_the_stops_that_begin_first() -> None:
 
 
 def test_tokens_within() -> None:
-    assert num_tokens_within(list(b"abcd"), 2, Bytes()) == 2
-    assert num_tokens_within(list("é€".encode()), 1, Bytes()) == 2
+    assert num_tokens_within(list(b"abcd"), 2, decode) == 2
+    assert num_tokens_within(list("é€".encode()), 1, decode) == 2
 
 
 def test_a_document_with_gaps_stops_at_the_first_mask() -> None:
     layout = Layout(("The ", range(2), " and ", range(3, 5), "."))
     tokens = list(b"ab cd")
-    assert layout.final_text(tokens, [False, True, False, False, False], Bytes()).text == "The a"
-    assert layout.final_text(tokens, [False] * 5, Bytes()).text == "The ab and cd."
-    assert layout.shown_text(tokens, [False, True, False, True, False], Bytes(), "_") == "The a_ and _d."
+    assert layout.final_text(tokens, [False, True, False, False, False], decode).text == "The a"
+    assert layout.final_text(tokens, [False] * 5, decode).text == "The ab and cd."
+    assert layout.shown_text(tokens, [False, True, False, True, False], decode, "_") == "The a_ and _d."
