@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -17,29 +17,6 @@ from surelock.errors import ParameterError
 # The answers have it themselves.
 _NAME: Final = "custom_id"
 _CLASH: Final = "input_"
-
-
-class Carried(Protocol):
-    """Cells of rows that are asked for in ascending order.
-
-    Attributes:
-        names: of the columns in the output.
-    """
-
-    names: Sequence[str]
-
-    @property
-    def schema(self) -> Any:
-        """Arrow's, with these names."""
-
-    def texts(self, number: int) -> Sequence[str | None]:
-        """The cells of a row as text."""
-
-    def add(self, number: int) -> int:
-        """Put a row beside those that wait for `table`; returns about how many bytes wait."""
-
-    def table(self) -> Any:
-        """An Arrow table of those that waited."""
 
 
 def carried_columns(found: Scan, taken: Iterable[str]) -> Carried:
@@ -68,7 +45,11 @@ def carried_columns(found: Scan, taken: Iterable[str]) -> Carried:
 
 
 class TextColumns:
-    """Of .jsonl and .csv: text as it is, anything else as JSON."""
+    """Columns of .jsonl and .csv: text as it is, anything else as JSON. Rows are asked for in ascending order.
+
+    Attributes:
+        names: of the columns in the output.
+    """
 
     def __init__(self, found: Scan, inputs: Sequence[str], names: Sequence[str]) -> None:
         self.names = names
@@ -80,7 +61,7 @@ class TextColumns:
 
     @property
     def schema(self) -> Any:
-        """Strings."""
+        """Arrow's, of strings with these names."""
         import pyarrow as arrow
 
         return arrow.schema([(name, arrow.string()) for name in self.names])
@@ -93,14 +74,14 @@ class TextColumns:
         return [_text(row.values.get(name)) for name in self._inputs]
 
     def add(self, number: int) -> int:
-        """Hold a row for `table`."""
+        """Put a row beside those that wait for `table`; returns about how many bytes wait."""
         texts = self.texts(number)
         self._waiting.append(texts)
         self._num_bytes += sum(len(text) for text in texts if text)
         return self._num_bytes
 
     def table(self) -> Any:
-        """What was held."""
+        """An Arrow table of the rows that waited."""
         import pyarrow as arrow
 
         columns = list(zip(*self._waiting, strict=True)) or [()] * len(self.names)
@@ -109,7 +90,7 @@ class TextColumns:
 
 
 class ParquetColumns:
-    """Of .parquet: never Python's values, which cannot hold all that Arrow can."""
+    """Columns of .parquet, with the methods of `TextColumns`. Python's values could not hold all that Arrow can."""
 
     def __init__(self, path: Path, inputs: Sequence[str], names: Sequence[str]) -> None:
         self.names = names
@@ -225,3 +206,6 @@ def _plain(cell: Any) -> Any:
         return cell.as_py()
     (text,) = texts_of(arrow.repeat(cell, 1))
     return text
+
+
+Carried: TypeAlias = TextColumns | ParquetColumns

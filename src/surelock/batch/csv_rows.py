@@ -47,11 +47,7 @@ class _Lines:
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The header.
-
-    Raises:
-        PromptError: it is none.
-    """
+    """The header; PromptError if there is none."""
     with path.open("rb") as file:
         return _header(_Lines(file, path), path)
 
@@ -72,7 +68,7 @@ def read_csv(path: Path, number: int, start: int) -> Iterator[Row]:
             except StopIteration:
                 return
             except csv.Error as error:
-                # Where the next row begins is anybody's guess, and a wrong one makes rows of what is inside quotes.
+                # Where the next row begins can only be guessed, and a wrong guess makes rows of what is inside quotes.
                 raise PromptError(
                     f"--input {path} is not CSV from row {number} on, which begins at byte {begin} "
                     f"({shown_error(error)}): quote a cell that holds quotes or line breaks, and write its quotes twice"

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from surelock.errors import JobBusyError, JobError, ParameterError, shown
+from surelock.results import whole_file
+from surelock.results.whole_file import PARTIAL, sync_folder
 
 # Of one name on every common file system.
 MAX_NAME_BYTES: Final = 255
-PARTIAL: Final = ".partial"
 ERRORS: Final = ".errors.jsonl"
 
 
@@ -136,26 +137,10 @@ def _lock(path: Path) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write; it takes the place of `path` when the block ends without an error, else it is removed.
-
-    Raises:
-        JobError: it cannot be written.
-    """
-    # In the same folder, because renaming is atomic only within a file system.
-    partial = path.with_name(path.name + PARTIAL)
+    """As `whole_file.replacing`, for files of a job: raises JobError if one cannot be written."""
     try:
-        try:
-            # Not through a link that somebody else put there.
-            partial.unlink(missing_ok=True)
-            with partial.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            sync_folder(path.parent)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file.replacing(path) as file:
+            yield file
     except OSError as error:
         raise JobError(
             f"{path} cannot be written: {error.strerror or error}; the journal is kept: make room and run the same "
@@ -170,12 +155,7 @@ def remove(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to be read; a pipe or device, which could be waited for or read for ever, is refused.
-
-    Raises:
-        JobError: it is no regular file.
-        OSError: it cannot be opened.
-    """
+    """Open a file to be read. A pipe or device, which could be read for ever, is refused with JobError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         check_regular(descriptor, path)
@@ -189,12 +169,3 @@ def check_regular(descriptor: int, path: Path) -> None:
     """Raise JobError if an open file is none that ends."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise JobError(f"{path} is not a regular file, so the job cannot go on; remove it")
-
-
-def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

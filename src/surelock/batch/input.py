@@ -54,11 +54,7 @@ def check_source(path: Path, prompt_column: str = "prompt") -> None:
 
 
 def columns_in(path: Path) -> list[str]:
-    """The header of a table.
-
-    Raises:
-        PromptError: it cannot be read.
-    """
+    """The header of a table; PromptError if it cannot be read."""
     return csv_columns(path) if path.suffix == ".csv" else parquet_columns(path)
 
 
@@ -111,11 +107,7 @@ class Scan:
         return len(self.digests)
 
     def rows(self, *, number: int = 1) -> Iterator[Row]:
-        """The rows again, from `number` on.
-
-        Raises:
-            JobError: the file is no longer the one that was scanned.
-        """
+        """The rows again, from `number` on; JobError if the file is no longer the one that was scanned."""
         if number > self.num_rows:
             return
         for row in read_rows(self.path, self.prompt_column, number=number, start=self.starts[number - 1]):
@@ -125,31 +117,24 @@ class Scan:
             if number > self.num_rows:
                 return
         if number <= self.num_rows:
-            raise JobError(
-                f"--input {self.path} was cut to {number - 1} rows while the job ran; restore it and run the same "
-                "command again"
-            )
+            raise self._changed(f"was cut to {number - 1} rows")
 
     def check_unchanged(self) -> None:
         """Raise JobError if the file is not the one that was scanned, in any byte."""
         if _sha256(self.path) != self.sha256:
-            raise JobError(f"--input {self.path} changed while the job ran; restore it and run the same command again")
+            raise self._changed("changed")
 
     def check_same(self, number: int, digest: int) -> None:
         """Raise JobError if a row is not the one that was scanned."""
         if number > self.num_rows or digest != self.digests[number - 1]:
-            raise JobError(
-                f"--input {self.path} changed at row {number} while the job ran; restore it and run the same command "
-                "again"
-            )
+            raise self._changed(f"changed at row {number}")
+
+    def _changed(self, how: str) -> JobError:
+        return JobError(f"--input {self.path} {how} while the job ran; restore it and run the same command again")
 
 
 def scan(path: Path, prompt_column: str = "prompt") -> Scan:
-    """Read the file from end to end.
-
-    Raises:
-        PromptError: it cannot be read, or holds no row or too many.
-    """
+    """Read the file from end to end; PromptError if it cannot be read, or holds no row or too many."""
     found = Scan(path, prompt_column, _sha256(path))
     is_table = path.suffix != ".jsonl"
     if is_table:

@@ -93,8 +93,7 @@ def run_job(job: Job, worker: Worker, *, stop: Stop | None = None, on_progress: 
                 defaults = Defaults(
                     params=replace(job.params, seed=None), seed=manifest.seed, prompt_column=job.prompt_column
                 )
-                run = _Run(folder, manifest, stop, on_progress or (lambda progress: None))
-                manifest, progress = run.through(worker, Work(found, journal, defaults))
+                manifest, progress = _run(worker, Work(found, journal, defaults), folder, manifest, stop, on_progress)
             journal.sync()
             with stop.interrupting():
                 write_output(folder, journal, found)
@@ -161,48 +160,39 @@ def _begin(job: Job, folder: JobFolder) -> tuple[Scan, Manifest]:
     return found, manifest
 
 
-class _Run:
-    """What this process adds to a job."""
-
-    def __init__(self, folder: JobFolder, manifest: Manifest, stop: Stop, on_progress: OnProgress) -> None:
-        self._folder = folder
-        self._manifest = manifest
-        self._stop = stop
-        self._on_progress = on_progress
-
-    def through(self, worker: Worker, work: Work) -> tuple[Manifest, Progress]:
-        """Record all that is left; returns the manifest as it is on the disk, and how it went."""
-        journal = work.journal
-        before, began_at = journal.totals, None
-        with closing(worker(work)) as results:
-            while True:
-                # What a signal drops here runs again; nothing is written meanwhile.
-                with self._stop.interrupting():
-                    done = next(results, None)
-                if done is None:
-                    break
-                self._check_model(done.model)
-                began_at = began_at or time.monotonic()
-                for record in done.records:
-                    work.scan.check_same(record.number, record.digest)
-                    journal.append(record)
-                progress = Progress(
-                    totals=journal.totals,
-                    before=before,
-                    num_rows=work.scan.num_rows,
-                    seconds=time.monotonic() - began_at,
-                    num_bytes_dropped=journal.num_bytes_dropped,
-                )
-                self._on_progress(progress)
-        if journal.num_left:
-            raise JobError(f"{journal.num_left} rows came back without a record: run the same command again")
-        return self._manifest, progress
-
-    def _check_model(self, model: dict[str, Any]) -> None:
-        if self._manifest.model is None:
-            self._manifest = replace(self._manifest, model=model)
-            self._manifest.write(self._folder.manifest)
-        self._manifest.check_same("model", model)
+def _run(
+    worker: Worker, work: Work, folder: JobFolder, manifest: Manifest, stop: Stop, on_progress: OnProgress | None
+) -> tuple[Manifest, Progress]:
+    """Record all that is left; returns the manifest as it is on the disk, and how it went."""
+    journal = work.journal
+    before, began_at = journal.totals, None
+    with closing(worker(work)) as results:
+        while True:
+            # What a signal drops here runs again; nothing is written meanwhile.
+            with stop.interrupting():
+                done = next(results, None)
+            if done is None:
+                break
+            if manifest.model is None:
+                manifest = replace(manifest, model=done.model)
+                manifest.write(folder.manifest)
+            manifest.check_same("model", done.model)
+            began_at = began_at or time.monotonic()
+            for record in done.records:
+                work.scan.check_same(record.number, record.digest)
+                journal.append(record)
+            progress = Progress(
+                totals=journal.totals,
+                before=before,
+                num_rows=work.scan.num_rows,
+                seconds=time.monotonic() - began_at,
+                num_bytes_dropped=journal.num_bytes_dropped,
+            )
+            if on_progress is not None:
+                on_progress(progress)
+    if journal.num_left:
+        raise JobError(f"{journal.num_left} rows came back without a record: run the same command again")
+    return manifest, progress
 
 
 def _outcome(folder: JobFolder, manifest: Manifest, totals: Totals, progress: Progress | None) -> Outcome:

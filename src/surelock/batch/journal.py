@@ -102,11 +102,7 @@ class Journal:
         return len(self._digests) - self.totals.num_done
 
     def append(self, record: Record) -> None:
-        """Add the record of a row; a second one of the same row is ignored.
-
-        Raises:
-            JobError: it could not be written, and nothing of it was.
-        """
+        """Add the record of a row, or raise JobError and add nothing of it. A second one of the same row is ignored."""
         if record.number in self:
             return
         line = encode(record)
@@ -121,11 +117,7 @@ class Journal:
             self.sync()
 
     def sync(self) -> None:
-        """Force what was appended to the disk.
-
-        Raises:
-            JobError: the disk refused; what it holds is found out when the journal is opened again.
-        """
+        """Force what was appended to the disk; JobError if the disk refuses."""
         if self._num_unsynced:
             try:
                 _sync(self._descriptor)
@@ -135,11 +127,7 @@ class Journal:
         self._synced_at = time.monotonic()
 
     def records(self) -> Iterator[Record]:
-        """Those there are, in the order of the rows.
-
-        Raises:
-            JobError: one cannot be read any more.
-        """
+        """The records in the order of the rows; JobError if one cannot be read any more."""
         with self.path.open("rb") as file:
             for start in self._starts:
                 if start == _NOWHERE:
@@ -189,11 +177,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(line: bytes) -> Record | None:
-    """The record of a line; None if the line is not whole.
-
-    Raises:
-        pydantic.ValidationError: it is whole, and no record.
-    """
+    """The record of a line; None if the line is not whole. ValidationError if it is whole and no record."""
     checksum, _, rest = line.partition(b" ")
     length, _, payload = rest.partition(b" ")
     if not payload.endswith(b"\n") or not length.isdigit() or len(length) > 12 or int(length) != len(payload) - 1:
@@ -235,11 +219,7 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def has_answers(path: Path) -> bool:
-    """Whether a journal holds a row that did not fail.
-
-    Raises:
-        JobError: it cannot be read.
-    """
+    """Whether a journal holds a row that did not fail; JobError if it cannot be read."""
     try:
         with open_regular(path) as file:
             return any(not record.failed for _, _, record in read_records(file, path))
@@ -248,10 +228,6 @@ def has_answers(path: Path) -> bool:
 
 
 def drop_failed(path: Path) -> None:
-    """Rewrite a journal without the records of rows that failed, so that they run again.
-
-    Raises:
-        JobError: it cannot be read or written; the journal is as it was.
-    """
+    """Rewrite a journal without the rows that failed, so that they run again; JobError if that is not possible."""
     with replacing(path) as rest, open_regular(path) as file:
         rest.writelines(encode(record) for _, _, record in read_records(file, path) if not record.failed)

@@ -15,12 +15,12 @@ from surelock.batch.folder import open_regular, replacing
 from surelock.batch.progress import READ_STRICTLY, Totals
 from surelock.errors import JobError, ParameterError, shown
 from surelock.params import SamplingParams
+from surelock.results.calibration_file import fingerprint
 
 if TYPE_CHECKING:
     from surelock.llm import LLM
 
 MAX_MANIFEST_BYTES: Final = 1 << 20
-_SAMPLE_BYTES: Final = 1 << 16
 _PREFIXES: Final = {"input": "the input's ", "options": "", "model": "the model's "}
 
 
@@ -46,11 +46,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """The manifest of a job; None if there is none.
-
-        Raises:
-            JobError: it is damaged.
-        """
+        """The manifest of a job, or None if there is none; JobError if it is damaged."""
         try:
             with open_regular(path) as file:
                 manifest = TypeAdapter(cls).validate_json(file.read(MAX_MANIFEST_BYTES))
@@ -76,11 +72,7 @@ class Manifest:
         return (self.input, self.options) == (source, options)
 
     def check_same(self, part: Literal["input", "options", "model"], now: dict[str, Any]) -> None:
-        """Refuse to go on as something else.
-
-        Raises:
-            ParameterError: naming the first thing in that part that differs, what it was and what it is.
-        """
+        """Raise ParameterError for the first thing in that part that differs: what it was, and what it is now."""
         before = getattr(self, part)
         for name in [*now, *before]:
             was, is_now = before.get(name), now.get(name)
@@ -110,7 +102,7 @@ def options_of(params: SamplingParams, prompt_column: str, model: dict[str, Any]
 def describe_model(llm: LLM) -> dict[str, Any]:
     """Name, commit, files, type and kind of device of a model.
 
-    The files are told apart by the names, sizes, first and last 64 KiB of the weights and by the whole of the others.
+    The files are told apart by the `fingerprint` of config and weights, and by the whole of the others.
     """
     return {
         "name": llm.name,
@@ -122,15 +114,7 @@ def describe_model(llm: LLM) -> dict[str, Any]:
 
 
 def _fingerprint(folder: Path) -> str:
-    content = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja"), *folder.glob("*.safetensors")]):
-        size = path.stat().st_size
-        content.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            if path.suffix != ".safetensors" or size <= 2 * _SAMPLE_BYTES:
-                content.update(file.read())
-            else:
-                content.update(file.read(_SAMPLE_BYTES))
-                file.seek(-_SAMPLE_BYTES, 2)
-                content.update(file.read())
+    content = hashlib.sha256(fingerprint(folder).encode())
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*.jinja")]):
+        content.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
     return content.hexdigest()

@@ -46,11 +46,7 @@ Write = Callable[[Record], None]
 
 
 def check_output_kind(path: Path) -> None:
-    """Refuse an output that could not be written, before any row is run.
-
-    Raises:
-        ParameterError: naming `--output`.
-    """
+    """Raise ParameterError for an output that could not be written, before any row is run."""
     if path.suffix not in WRITERS:
         raise ParameterError(f"--output {path} ends with none of {', '.join(WRITERS)}; rename it")
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
@@ -60,33 +56,22 @@ def check_output_kind(path: Path) -> None:
 
 
 def writing(file: BinaryIO, path: Path, carried: Carried | None = None) -> AbstractContextManager[Write]:
-    """What writes records, in the order of their rows, to `file` in the format of `path`.
+    """What writes records in the order of their rows, with the carried columns where `path` is a table.
 
     The file is whole when the block ends.
-
-    Args:
-        carried: columns of the input that a table has too.
     """
     return WRITERS[path.suffix](file, carried)
 
 
 def check_carried(found: Scan, output: Path) -> None:
-    """Refuse columns of the input that could not be carried into the output, before any row is run.
-
-    Raises:
-        ParameterError, PromptError: naming them.
-    """
+    """Refuse columns of the input that could not be carried into the output, before any row is run."""
     if output.suffix != ".jsonl":
         with writing(BytesIO(), output, carried_columns(found, COLUMNS)):
             pass
 
 
 def cells(record: Record) -> dict[str, Any]:
-    """An answered row by `COLUMNS`, whichever form its line has.
-
-    Raises:
-        JobError: the line is not of such a row.
-    """
+    """An answered row by `COLUMNS`, whichever form its line has; JobError if the line is no answer."""
     line: dict[str, Any] = record.line
     try:
         if "response" in line:

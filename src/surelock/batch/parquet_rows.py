@@ -21,12 +21,7 @@ MAX_GROUP_BYTES: Final = 1 << 29
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns.
-
-    Raises:
-        ParameterError: pyarrow is not installed.
-        PromptError: it is no such file, or two columns have one name.
-    """
+    """Names of the columns; PromptError if it is no Parquet file, or two columns have one name."""
     with _opened(path) as file:
         return list(file.schema_arrow.names)
 
@@ -66,11 +61,7 @@ def carried_batches(path: Path, names: Sequence[str]) -> Iterator[Any]:
 
 
 def carried_schema(path: Path, names: Sequence[str]) -> Any:
-    """Arrow's schema of these columns.
-
-    Raises:
-        PromptError: they cannot be read within limits.
-    """
+    """Arrow's schema of these columns; PromptError if they cannot be read within limits."""
     import pyarrow as arrow
 
     with _opened(path) as file:
@@ -132,11 +123,7 @@ def _batches(path: Path, file: Any, group: int, names: Sequence[str]) -> Iterato
 
 
 def _rows_per_batch(path: Path, metadata: Any, group: int, names: Sequence[str]) -> int:
-    """From what the file says about the columns before they are decoded.
-
-    Raises:
-        PromptError: they are too large.
-    """
+    """From what the file says about the columns before they are decoded; PromptError if they are too large."""
     about = metadata.row_group(group)
     wanted, sizes = frozenset(names), dict[str, int]()
     for index in range(about.num_columns):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,28 +29,14 @@ MAX_ROWS_PER_SPAN: Final = 256
 SPANS_PER_ACTOR: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ActorOptions:
-    """What an actor needs to decode rows of a job.
-
-    Attributes:
-        model: arguments of `LLM`.
-    """
-
-    input: Path
-    model: Mapping[str, Any]
-    engine_config: EngineConfig
-    defaults: Defaults
-
-
 class RowActor:
-    """Decodes spans with a model of its own."""
+    """Decodes spans of the rows of `path` with a model of its own; `model` is the arguments of `LLM`."""
 
-    def __init__(self, options: ActorOptions) -> None:
+    def __init__(self, path: Path, defaults: Defaults, model: Mapping[str, Any], engine_config: EngineConfig) -> None:
         from surelock.llm import LLM
 
-        self._options = options
-        self._llm = LLM(**options.model, engine_config=options.engine_config)
+        self._path, self._defaults = path, defaults
+        self._llm = LLM(**model, engine_config=engine_config)
         self._model = orjson.dumps(describe_model(self._llm))
         self._decoder = Decoder(self._llm)
 
@@ -60,9 +45,7 @@ class RowActor:
         records = [
             encode(record_of(each, self._llm.name))
             for span in batch["span"]
-            for finished in self._decoder.run(
-                Span.from_json(bytes(span)).tasks(self._options.input, self._options.defaults)
-            )
+            for finished in self._decoder.run(Span.from_json(bytes(span)).tasks(self._path, self._defaults))
             for each in finished
         ]
         return {"record": records, "model": [self._model] * len(records)}
@@ -82,7 +65,12 @@ def ray_worker(model: Mapping[str, Any], engine_config: EngineConfig, *, num_act
     ray, data = import_ray("ray.data")
 
     def work_through(work: Work) -> Generator[Done, None, None]:
-        options = ActorOptions(work.scan.path.resolve(), model, engine_config, work.defaults)
+        arguments = {
+            "path": work.scan.path.resolve(),
+            "defaults": work.defaults,
+            "model": model,
+            "engine_config": engine_config,
+        }
         with connected(ray):
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             num_gpus = int(ray.cluster_resources().get("GPU", 0)) if model.get("device") != "cpu" else 0
@@ -93,7 +81,7 @@ def ray_worker(model: Mapping[str, Any], engine_config: EngineConfig, *, num_act
             try:
                 results = data.from_items(spans, override_num_blocks=len(spans)).map_batches(
                     RowActor,
-                    fn_constructor_kwargs={"options": options},
+                    fn_constructor_kwargs=arguments,
                     batch_size=1,
                     compute=data.ActorPoolStrategy(size=size),
                     num_cpus=engine_config.num_threads or 1,

@@ -1,4 +1,4 @@
-"""What is left of a job, in spans of neighbouring rows if need be, and what whoever does it gives back."""
+"""What is left of a job, whole or in spans of neighbouring rows, and what a worker gives back."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from surelock.engine.system_files import system_text
+from surelock.engine.host_cpu import system_text
 
 # Where the system does not say: what the smallest machine worth running on has.
 UNKNOWN_FREE_BYTES: Final = 2 << 30

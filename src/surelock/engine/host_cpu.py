@@ -8,8 +8,6 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from surelock.engine.system_files import system_text
-
 # Flags of /proc/cpuinfo: tiles of x86, then vectors of x86 and of ARM. With tiles, products in bfloat16 took a sixth of
 # the time of float32; with avx512_bf16 alone 1.6 times, and with neither 4.7 times (1,104 rows of the embedded model).
 BFLOAT16_TILES: Final = "amx_bf16"
@@ -52,6 +50,14 @@ def bfloat16_unit(root: Path = Path("/")) -> str | None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     return next((unit for unit in BFLOAT16_UNITS if unit in flags), None)
+
+
+def system_text(path: Path) -> str:
+    """The text of a file in which the system tells of itself, such as those in /proc; empty if it is not there."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _num_cpus() -> int:
