@@ -23,9 +23,8 @@ from surelock import LLM
 from surelock.errors import ParameterError
 from surelock.server.guard import QUEUED, host_name
 from surelock.server.protocol import guarded_protocol
-from surelock.server.routes import generating_routes
+from surelock.server.routes import generating_routes, token_routes
 from surelock.server.settings import ServerSettings
-from surelock.server.tokens import token_routes
 from tests.server.faulty_engine import FaultyEngine
 from tests.server.running import Running, running
 from tests.server.test_requests import envelope

@@ -29,8 +29,7 @@ from surelock.config import EngineConfig
 from surelock.errors import EngineError, ParameterError
 from surelock.server import replicas
 from surelock.server.app import create_app
-from surelock.server.replica import RayMetrics, Replica, ReplicaOptions
-from surelock.server.replicas import Signals, serve_on_ray
+from surelock.server.replicas import RayMetrics, Replica, ReplicaOptions, Signals, serve_on_ray
 from surelock.server.settings import ServerSettings
 from tests.server.running import Running, running
 from tests.waiting import WAIT_SECONDS

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from surelock import LLM
-from surelock.server.answer import Answer
 from surelock.server.errors import ApiError
+from surelock.server.responses import Answer
 from surelock.server.service import _MAX_TOKEN_REQUESTS, _NUM_ENCODERS, Service
 from surelock.server.settings import ServerSettings
 from surelock.text.tokenizer import MAX_CHARACTERS_PER_POSITION, Tokenizer

@@ -82,8 +82,7 @@ def serve(
     engine_config = EngineConfig(max_batch_size=max_batch_size, num_threads=model.threads)
     if ray:
         from surelock.server.log import log_to_stderr
-        from surelock.server.replica import ReplicaOptions
-        from surelock.server.replicas import serve_on_ray
+        from surelock.server.replicas import ReplicaOptions, serve_on_ray
 
         log_to_stderr()
         options = ReplicaOptions(model.for_llm(), engine_config, settings)

@@ -1,4 +1,4 @@
-"""Who gets in: a bounded number of choices, decided before anything of a prompt is looked at."""
+"""Admission of a bounded number of choices, decided before anything of a prompt is looked at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from surelock.server.metrics import Metrics
 # Weight of the newest request in the mean duration.
 _WEIGHT: Final = 0.1
 _MAX_RETRY_SECONDS: Final = 60
-# A body that is on its way holds a place for so long; whoever sends slowly must not keep others out.
+# How long a body on its way holds a place: a slow sender must not keep others out.
 _COMING_SECONDS: Final = 1.0
 
 
@@ -67,7 +67,7 @@ class Admission:
     def coming(self, key: str) -> Iterator[None]:
         """Take a place while a body is read, but not for longer than a second; there must be one at the end, too.
 
-        Without it all that arrive in a rush would find the last place free, and be refused only after their bodies.
+        Otherwise all requests of a rush would find the last place free, and be refused only after their bodies.
 
         Raises:
             ApiError: see `check`.
@@ -86,11 +86,7 @@ class Admission:
 
     @contextmanager
     def held(self, num: int, key: str) -> Iterator[None]:
-        """Take num places for as long as the block lasts.
-
-        Raises:
-            ApiError: see `check`.
-        """
+        """Take num places for as long as the block lasts, or raise as `check`."""
         self.check(num, key)
         self._by_key[key] += num
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -16,18 +17,16 @@ from surelock.server.guard import Guard
 from surelock.server.information import information_routes
 from surelock.server.openapi import set_document
 from surelock.server.page_files import page_routes
-from surelock.server.routes import generating_routes
+from surelock.server.routes import generating_routes, token_routes
 from surelock.server.schemas import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
     FimRequest,
     InfillRequest,
-    Strict,
     TokenizeRequest,
 )
 from surelock.server.service import Service
-from surelock.server.tokens import token_routes
 
 
 def create_app(service: Service, *, adds_request_id: bool = True) -> Guard:
@@ -50,40 +49,24 @@ def create_app(service: Service, *, adds_request_id: bool = True) -> Guard:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(generating_routes(service))
-    app.include_router(token_routes(service))
-    app.include_router(information_routes(service))
-    app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_mistake)
-    models: list[type[Strict]] = [
-        CompletionRequest,
-        ChatRequest,
-        FimRequest,
-        InfillRequest,
-        TokenizeRequest,
-        DetokenizeRequest,
-    ]
+    for routes in (generating_routes, token_routes, information_routes):
+        app.include_router(routes(service))
+    for kind in (ApiError, HTTPException, Exception):
+        app.add_exception_handler(kind, _on_error)
+    models = (CompletionRequest, ChatRequest, FimRequest, InfillRequest, TokenizeRequest, DetokenizeRequest)
     set_document(app, models, service.limits)
     app.router.routes += page_routes()
     return Guard(app, service, adds_request_id=adds_request_id)
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _response(error)
+async def _on_error(_: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        code, message = _ROUTING.get(error.status_code, ("http_error", "the request cannot be answered"))
+        error = ApiError(error.status_code, code, message, headers=error.headers or {})
+    return error.response() if isinstance(error, ApiError) else internal_error().response()
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    texts = {404: ("not_found", "there is no such route"), 405: ("method_not_allowed", "this route has other methods")}
-    code, message = texts.get(error.status_code, ("http_error", "the request cannot be answered"))
-    return _response(ApiError(error.status_code, code, message, headers=error.headers or {}))
-
-
-async def _on_mistake(_: Request, __: Exception) -> Response:
-    return _response(internal_error())
-
-
-def _response(error: ApiError) -> Response:
-    return Response(error.body(), error.status, dict(error.headers), "application/json")
+_ROUTING: Final = {
+    404: ("not_found", "there is no such route"),
+    405: ("method_not_allowed", "this route has other methods"),
+}

@@ -94,7 +94,7 @@ def parse_json(body: bytes, max_values: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise bad_request(f"the body is {shown(value)}; it must be a JSON object", code="invalid_json")
     if _num_keys(value) != outside.count(b":"):
-        # orjson takes the last of two equal keys; which one a proxy in front of us took nobody knows.
+        # orjson takes the last of two equal keys, and a proxy in front of us may have taken the first.
         json.loads(body, object_pairs_hook=_without_duplicates)
     return value
 
@@ -136,11 +136,7 @@ def _path(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _num_keys(value: dict[str, Any]) -> int:
-    """How many keys all objects have.
-
-    Raises:
-        ApiError: 400; one has too many, or they are nested too deeply.
-    """
+    """How many keys all objects have; ApiError if one has too many, or if they are nested too deeply."""
     level: list[dict[str, Any] | list[Any]] = [value]
     total = 0
     for _ in range(MAX_DEPTH + 1):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from starlette.responses import Response
 
 from surelock.errors import (
     EngineError,
@@ -61,6 +62,10 @@ class ApiError(Exception):
         """The envelope as JSON."""
         return dump_json(self.envelope())
 
+    def response(self) -> Response:
+        """The answer to the request."""
+        return Response(self.body(), self.status, dict(self.headers), "application/json")
+
 
 def dump_json(value: object) -> bytes:
     """JSON in UTF-8. Text of a broken decoder may hold lone surrogates, which become replacement characters."""
@@ -86,7 +91,7 @@ def bad_request(message: str, param: str | None = None, code: str = "invalid_val
 
 
 def client_gone() -> ApiError:
-    """The connection was closed. Nobody reads this answer; log and metrics count it as nginx does."""
+    """The connection was closed. The answer is never read; log and metrics count it as nginx does."""
     return ApiError(499, "client_gone", "the client closed the connection")
 
 

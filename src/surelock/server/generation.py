@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 from surelock.engine.async_engine import RequestStream
@@ -23,9 +24,9 @@ _Waiting: TypeAlias = dict[asyncio.Task[RecordedSnapshot | None], int]
 
 
 class Generation:
-    """Runs choices until they are finished, the deadline has passed, or nobody wants them any more.
+    """Runs choices until they are finished, the deadline has passed, or the client has gone.
 
-    To be closed by whoever made it: that aborts what still runs.
+    `aclose` aborts what still runs, and must be called.
 
     Args:
         arrived: `time.monotonic()` when the request did; its `timeout` counts from there.
@@ -57,38 +58,22 @@ class Generation:
             ApiError: the engine cannot take one, or the deadline has passed.
         """
         watched = self._request.stream or self._with_probabilities
-        try:
-            async with asyncio.timeout_at(self._loop_deadline):
-                # Together: each is answered between two steps.
-                added = await asyncio.gather(
-                    *(
-                        self._service.engine.add_request(choice.canvas_ids, choice.params, watched=watched)
-                        for choice in self._choices
-                    ),
-                    return_exceptions=True,
-                )
-                self._streams = [each for each in added if isinstance(each, RequestStream)]
-                for each in added:
-                    if isinstance(each, BaseException):
-                        raise each
-        except TimeoutError:
-            raise self._late() from None
-        except SureLockError as error:
-            raise self._failed(error) from error
+        async with self._in_time():
+            # Together: each is answered between two steps.
+            adding = (
+                self._service.engine.add_request(choice.canvas_ids, choice.params, watched=watched)
+                for choice in self._choices
+            )
+            added = await asyncio.gather(*adding, return_exceptions=True)
+            self._streams = [each for each in added if isinstance(each, RequestStream)]
+            for each in added:
+                if isinstance(each, BaseException):
+                    raise each
 
     async def results(self) -> list[Result]:
-        """Every choice, finished.
-
-        Raises:
-            ApiError: one failed, or the deadline has passed.
-        """
-        try:
-            async with asyncio.timeout_at(self._loop_deadline):
-                snapshots = [await _last_of(stream) for stream in self._streams]
-        except TimeoutError:
-            raise self._late() from None
-        except SureLockError as error:
-            raise self._failed(error) from error
+        """Every choice, finished; ApiError if one failed, or if the deadline has passed."""
+        async with self._in_time():
+            snapshots = [await _last_of(stream) for stream in self._streams]
         results = [self._finished(*pair) for pair in zip(self._choices, snapshots, strict=True)]
         self._service.metrics.latency.observe(time.monotonic() - self._arrived)
         return results
@@ -143,9 +128,15 @@ class Generation:
         for stream in self._streams:
             await stream.aclose()
 
-    @property
-    def _loop_deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._deadline - time.monotonic()
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncGenerator[None, None]:
+        try:
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                yield
+        except TimeoutError:
+            raise self._late() from None
+        except SureLockError as error:
+            raise self._failed(error) from error
 
     async def _wait(self, waiting: _Waiting) -> set[asyncio.Task[RecordedSnapshot | None]]:
         left = self._deadline - time.monotonic()

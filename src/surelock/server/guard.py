@@ -1,4 +1,4 @@
-"""The outermost layer: who may ask, from where, with what headers; ids, the access log, the last exception handler."""
+"""The outermost layer: checks of keys, hosts and headers; ids, the access log, the last exception handler."""
 
 from __future__ import annotations
 
@@ -80,18 +80,19 @@ class Guard:
                 self.service.admission.check(1, key_of(scope))
             await self._app(scope, receive, send_noted)
         except ApiError as error:
-            await respond(send_noted, error)
+            await error.response()(scope, receive, send_noted)
         except asyncio.CancelledError:
-            # The server stops and waits no longer; or the client has gone, and who passes its request on says so.
+            # The server stops and waits no longer; or the client has gone, as a proxy between us says.
             if not self.service.admission.is_draining:
                 self.service.metrics.aborts.labels("disconnect").inc()
             if not status:
-                await respond(send_noted, ApiError(503, "draining", "the server is shutting down"))
+                draining = ApiError(503, "draining", "the server is shutting down")
+                await draining.response()(scope, receive, send_noted)
         except Exception as error:
             log_failure(_log, f"request {request_id}", error)
             # Else it was answered already, or half of it was, and the connection is closed.
             if not status:
-                await respond(send_noted, internal_error())
+                await internal_error().response()(scope, receive, send_noted)
         finally:
             self.service.metrics.requests.labels(str(status)).inc()
             method, path = "HEAD" if is_head else known_method(scope["method"]), _route_of(scope)
@@ -159,15 +160,6 @@ def host_name(value: bytes) -> str | None:
     """The name in a Host header without its port, lower case; None if it is malformed."""
     match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", value.decode("latin-1").lower())
     return match[1].strip("[]") if match else None
-
-
-async def respond(send: Send, error: ApiError) -> None:
-    """Answer with an error's envelope."""
-    body = error.body()
-    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _route_of(scope: Scope) -> str:

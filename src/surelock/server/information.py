@@ -36,12 +36,8 @@ def information_routes(service: Service) -> APIRouter:
         return _json({"status": "ok"})
 
     @router.get("/readyz", **documented(None, "Whether requests would be served."))
-    async def readyz() -> Response:
-        service.check_ready()
-        return _json({"status": "ok"})
-
     @router.get("/health", **documented(None, "As readyz."))
-    async def health() -> Response:
+    async def readyz() -> Response:
         service.check_ready()
         return _json({"status": "ok"})
 

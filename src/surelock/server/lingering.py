@@ -15,7 +15,7 @@ class LingeringTransport:
     """A connection's transport, which does not close while the client still sends (RFC 9112, 9.6).
 
     Closing a socket with unread bytes resets it, and the client never sees what was written. So `close` ends our side
-    only; then what comes is to be given to `discard`, until the client closes or somebody calls `finish`.
+    only. What comes then must be given to `discard`, until the client closes or `finish` is called.
 
     Args:
         transport: what everything else is passed on to.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -21,29 +22,25 @@ class Metrics:
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
-        registry = self.registry
-        build = Info("surelock_build", "Version and model.", registry=registry)
+        gauge, counter = partial(Gauge, registry=self.registry), partial(Counter, registry=self.registry)
+        build = Info("surelock_build", "Version and model.", registry=self.registry)
         build.info({"version": version("surelock"), "model": model})
-        self.running = Gauge("surelock_requests_running", "Choices in the batch.", registry=registry)
-        self.waiting = Gauge("surelock_requests_waiting", "Choices that wait for a slot.", registry=registry)
-        self.rows = Gauge("surelock_attention_rows_active", "Rows of the next step.", registry=registry)
-        self.heartbeat = Gauge(
-            "surelock_engine_heartbeat_timestamp_seconds", "When the engine's thread last moved.", registry=registry
-        )
-        self.requests = Counter("surelock_requests", "HTTP responses.", ["code"], registry=registry)
-        self.finished = Counter("surelock_request_success", "Finished choices.", ["finish_reason"], registry=registry)
-        self.rejections = Counter("surelock_admission_rejections", "Refused requests.", ["reason"], registry=registry)
-        self.aborts = Counter("surelock_aborts", "Requests that ended early.", ["reason"], registry=registry)
-        self.nonfinite = Counter("surelock_nonfinite_logits", "Choices with NaN or infinite logits.", registry=registry)
-        self.restarts = Gauge("surelock_oom_recoveries_total", "Choices restarted for memory.", registry=registry)
-        self.engine_restarts = Gauge(
-            "surelock_engine_restarts_total", "Engines made after an error.", registry=registry
-        )
-        dropped = Gauge("surelock_log_lines_dropped_total", "Lines of the log not written.", registry=registry)
+        self.running = gauge("surelock_requests_running", "Choices in the batch.")
+        self.waiting = gauge("surelock_requests_waiting", "Choices that wait for a slot.")
+        self.rows = gauge("surelock_attention_rows_active", "Rows of the next step.")
+        self.heartbeat = gauge("surelock_engine_heartbeat_timestamp_seconds", "When the engine's thread last moved.")
+        self.requests = counter("surelock_requests", "HTTP responses.", ["code"])
+        self.finished = counter("surelock_request_success", "Finished choices.", ["finish_reason"])
+        self.rejections = counter("surelock_admission_rejections", "Refused requests.", ["reason"])
+        self.aborts = counter("surelock_aborts", "Requests that ended early.", ["reason"])
+        self.nonfinite = counter("surelock_nonfinite_logits", "Choices with NaN or infinite logits.")
+        self.restarts = gauge("surelock_oom_recoveries_total", "Choices restarted for memory.")
+        self.engine_restarts = gauge("surelock_engine_restarts_total", "Engines made after an error.")
+        dropped = gauge("surelock_log_lines_dropped_total", "Lines of the log not written.")
         dropped.set_function(num_dropped_lines)
-        self.prompt_tokens = Counter("surelock_prompt_tokens", "Given positions.", registry=registry)
-        self.generation_tokens = Counter("surelock_generation_tokens", "Tokens generated and kept.", registry=registry)
-        self.steps = Counter("surelock_denoise_steps", "Steps of finished choices, added up.", registry=registry)
+        self.prompt_tokens = counter("surelock_prompt_tokens", "Given positions.")
+        self.generation_tokens = counter("surelock_generation_tokens", "Tokens generated and kept.")
+        self.steps = counter("surelock_denoise_steps", "Steps of finished choices, added up.")
         self.queue_time = self._histogram("surelock_request_queue_time_seconds", "Until the first step.")
         self.first_text = self._histogram("surelock_time_to_first_text_seconds", "Until the first text of a stream.")
         self.latency = self._histogram("surelock_e2e_request_latency_seconds", "Until the answer is complete.")
@@ -53,16 +50,16 @@ class Metrics:
         self.locked = self._histogram("surelock_locked_token_fraction", "Positions locked at the end.", _SHARES)
         self.saved = self._histogram("surelock_flops_saved_ratio", "Exact FLOPs that locking saved.", _SHARES)
         # So that a dashboard shows 0 rather than nothing.
-        for counter, values in (
+        for labelled, values in (
             (self.finished, ("stop", "length")),
             (self.rejections, ("queue_full", "draining", "too_many_requests")),
             (self.aborts, ("disconnect", "deadline", "engine")),
         ):
             for value in values:
-                counter.labels(value)
+                labelled.labels(value)
 
     def watch(self, *, running: Callable[[], int], waiting: Callable[[], int], rows: Callable[[], int]) -> None:
-        """Read these gauges from the engine whenever somebody asks."""
+        """Let these gauges ask the engine whenever the metrics are read."""
         self.running.set_function(running)
         self.waiting.set_function(waiting)
         self.rows.set_function(rows)

@@ -102,7 +102,7 @@ class GuardedProtocol(H11Protocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
-        """Who still sends the body of a request that was answered has as long for it as for headers."""
+        """A client that still sends the body of a request that was answered has as long for it as for headers."""
         self._lingering.begin_answer()
         if self.conn.their_state is h11.SEND_BODY:
             self._start_header_timer()

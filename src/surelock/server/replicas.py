@@ -7,18 +7,27 @@ waits for a signal, and ends them in order.
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry
+
+from surelock.config import EngineConfig
 from surelock.errors import EngineError, ParameterError, shown_error
+from surelock.llm import LLM
 from surelock.ray_cluster import connected, import_ray
-from surelock.server.log import flush_log
-from surelock.server.replica import Replica, ReplicaOptions, build_app
-from surelock.server.signals import handling, is_repeated
+from surelock.server.app import create_app
+from surelock.server.guard import Guard
+from surelock.server.log import log_to_stderr
+from surelock.server.prepare import tokenizer_of
+from surelock.server.run import answer_promptly
+from surelock.server.service import Service
+from surelock.server.settings import ServerSettings
+from surelock.server.signals import begins_drain, handling
 
 NAME: Final = "surelock"
 # Between two looks at the replicas.
@@ -49,15 +58,10 @@ class Signals:
         return handling(self._take_in)
 
     def _take_in(self, number: int, frame: FrameType | None) -> None:
-        if self.is_asked:
-            if is_repeated(number):
-                return
-            flush_log()
-            os._exit(128 + number)
-        self.is_asked = True
-        if self.interrupts:
+        if self.interrupts and not self.is_asked:
+            self.is_asked = True
             raise Stopped(number)
-        _log.info("%s: draining; the same signal again ends at once", signal.Signals(number).name)
+        self.is_asked |= begins_drain(number, is_draining=self.is_asked)
 
 
 def serve_on_ray(options: ReplicaOptions, *, num_replicas: int | None = None, address: str | None = None) -> int:
@@ -100,11 +104,7 @@ def _serve(ray: Any, serve: Any, options: ReplicaOptions, num_replicas: int | No
 
 
 class Replicas:
-    """The application on Ray Serve, running when this is made.
-
-    Raises:
-        EngineError: it does not start.
-    """
+    """The application on Ray Serve, running when this is made; EngineError if it does not start."""
 
     def __init__(self, ray: Any, serve: Any, options: ReplicaOptions, num_replicas: int | None) -> None:
         self._serve = serve
@@ -138,11 +138,7 @@ class Replicas:
         _log.info("serving at http://%s:%d with Ray Serve", settings.host, settings.port)
 
     def watch(self, signals: Signals) -> None:
-        """Return when a signal has come.
-
-        Raises:
-            EngineError: the application is gone.
-        """
+        """Return when a signal has come; EngineError if the application is gone."""
         status, looked_at = "RUNNING", time.monotonic()
         while not signals.is_asked:
             time.sleep(_POLL_SECONDS)
@@ -178,3 +174,82 @@ class Replicas:
             return str(self._serve.status().applications[NAME].status.value)
         except Exception as error:
             raise EngineError(f"the replicas are gone ({shown_error(error)}): start them again") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOptions:
+    """What a replica is made from.
+
+    Attributes:
+        model: arguments of `LLM`.
+        engine_config: without `num_threads` it has what Ray sets, one for each CPU it reserves.
+    """
+
+    model: Mapping[str, Any]
+    engine_config: EngineConfig
+    settings: ServerSettings
+
+
+def build_app(options: ReplicaOptions) -> Guard:
+    """Load the model and make the application, which Ray Serve starts and stops."""
+    llm = LLM(**options.model, engine_config=options.engine_config)
+    tokenizer_of(llm)
+    log_to_stderr()
+    app = create_app(Service(llm, options.settings), adds_request_id=False)
+    answer_promptly()
+    return app
+
+
+class Replica:
+    """What Ray Serve asks of a replica besides HTTP. `serve.ingress` adds the application as `app`."""
+
+    app: Guard
+
+    def __init__(self) -> None:
+        self._metrics: RayMetrics | None = None
+
+    async def drain(self) -> int:
+        """Refuse new requests from now on; returns how many choices are not finished."""
+        self.app.service.admission.is_draining = True
+        return self.app.service.admission.num_admitted
+
+    async def drop(self) -> None:
+        """End what is left with an error."""
+        await self.app.service.drop()
+
+    def check_health(self) -> None:
+        """Raise EngineError if the engine is gone or hangs: Ray Serve replaces the replica. Exports metrics too."""
+        service = self.app.service
+        self._metrics = self._metrics or RayMetrics(service.metrics.registry)
+        self._metrics.export()
+        # A replica that ends is not to be replaced.
+        if service.admission.is_draining:
+            return
+        if service.engine.is_stopped:
+            raise EngineError("the engine's thread has ended")
+        if service.silence > service.settings.hang_timeout:
+            raise EngineError(f"the engine has not moved for {service.silence:.0f} s")
+
+
+class RayMetrics:
+    """Gives the values of a registry to Ray, whose agent on each node exports those of all replicas for Prometheus.
+
+    Every sample becomes a gauge of its own name, for Ray's counters take differences only; Ray adds the replica's id.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        (self._metrics,) = import_ray("ray.serve.metrics")[1:]
+        self._registry = registry
+        self._gauges: dict[str, Any] = {}
+
+    def export(self) -> None:
+        """Set every gauge to what its sample is now."""
+        for family in self._registry.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_created"):
+                    continue
+                if sample.name not in self._gauges:
+                    self._gauges[sample.name] = self._metrics.Gauge(
+                        sample.name, description=family.documentation, tag_keys=tuple(sample.labels)
+                    )
+                self._gauges[sample.name].set(sample.value, tags=dict(sample.labels))

@@ -1,58 +1,75 @@
-"""The routes that generate: from an HTTP request to a generation and its answer."""
+"""The routes that a model answers: from an HTTP request to a generation, or to tokens, and its answer."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from surelock.server.answer import Answer
 from surelock.server.body import parse, read_body
 from surelock.server.errors import bad_request, dump_json
-from surelock.server.events import EventStream
 from surelock.server.formats import ChatFormat, CompletionFormat, FimFormat, InfillFormat
 from surelock.server.generation import Generation
 from surelock.server.guard import key_of
 from surelock.server.openapi import JSON, documented
-from surelock.server.prepare import num_choices, prepare
+from surelock.server.prepare import check_ids, messages_of, num_choices, prepare, tokenizer_of
+from surelock.server.responses import Answer, EventStream
 from surelock.server.results import Result
-from surelock.server.schemas import ChatRequest, CompletionRequest, FimRequest, GenerationRequest, InfillRequest
+from surelock.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    FimRequest,
+    GenerationRequest,
+    InfillRequest,
+    TokenizeRequest,
+)
 from surelock.server.service import Service
+from surelock.text.tokenizer import MAX_CHARACTERS_PER_POSITION
 
 Model = TypeVar("Model", bound=GenerationRequest)
+Asked = TypeVar("Asked", TokenizeRequest, DetokenizeRequest)
 
-EVENTS = "text/event-stream"
+_GENERATING: Final[Mapping[str, tuple[type[GenerationRequest], type[CompletionFormat], str]]] = {
+    "/v1/completions": (CompletionRequest, CompletionFormat, "Complete a text, or fill a gap in it."),
+    "/v1/chat/completions": (ChatRequest, ChatFormat, "Answer a conversation."),
+    "/v1/fim/completions": (FimRequest, FimFormat, "Fill the gap between prompt and suffix."),
+    "/infill": (InfillRequest, InfillFormat, "Fill the gap between two texts, as llama.cpp's server."),
+}
 
 
 def generating_routes(service: Service) -> APIRouter:
     """Completions, chat, fill-in-the-middle and infill."""
+
+    def endpoint(model: type[GenerationRequest], format: type[CompletionFormat]) -> Callable[..., Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            return await generate(service, request, model, format)
+
+        return answer
+
+    router = APIRouter()
+    for path, (model, format, summary) in _GENERATING.items():
+        options = documented(model, summary, JSON, "text/event-stream")
+        router.add_api_route(path, endpoint(model, format), methods=["POST"], **options)
+    return router
+
+
+def token_routes(service: Service) -> APIRouter:
+    """Tokenize and detokenize."""
     router = APIRouter()
 
-    @router.post(
-        "/v1/completions", **documented(CompletionRequest, "Complete a text, or fill a gap in it.", JSON, EVENTS)
-    )
-    async def completions(request: Request) -> Response:
-        return await generate(service, request, CompletionRequest, CompletionFormat)
+    @router.post("/tokenize", **documented(TokenizeRequest, "Token ids of a text or a conversation."))
+    async def tokenize(request: Request) -> Response:
+        return await _with_tokenizer(service, request, TokenizeRequest, _tokenized)
 
-    @router.post("/v1/chat/completions", **documented(ChatRequest, "Answer a conversation.", JSON, EVENTS))
-    async def chat(request: Request) -> Response:
-        return await generate(service, request, ChatRequest, ChatFormat)
-
-    @router.post(
-        "/v1/fim/completions", **documented(FimRequest, "Fill the gap between prompt and suffix.", JSON, EVENTS)
-    )
-    async def fim(request: Request) -> Response:
-        return await generate(service, request, FimRequest, FimFormat)
-
-    @router.post(
-        "/infill", **documented(InfillRequest, "Fill the gap between two texts, as llama.cpp's server.", JSON, EVENTS)
-    )
-    async def infill(request: Request) -> Response:
-        return await generate(service, request, InfillRequest, InfillFormat)
+    @router.post("/detokenize", **documented(DetokenizeRequest, "Text of token ids."))
+    async def detokenize(request: Request) -> Response:
+        return await _with_tokenizer(service, request, DetokenizeRequest, _detokenized)
 
     return router
 
@@ -60,11 +77,7 @@ def generating_routes(service: Service) -> APIRouter:
 async def generate(
     service: Service, http: Request, model: type[Model], format_class: type[CompletionFormat]
 ) -> Response:
-    """Admit, read, check, encode, run, answer; in this order, so that a refusal costs little.
-
-    Raises:
-        ApiError: anything of it failed.
-    """
+    """Admit, read, check, encode, run, answer: in this order, so that a refusal costs little."""
     arrived = time.monotonic()
     key = key_of(http.scope)
     with service.admission.coming(key):
@@ -112,3 +125,44 @@ async def _results(generation: Generation) -> list[Result]:
         return await generation.results()
     finally:
         await generation.aclose()
+
+
+async def _with_tokenizer(
+    service: Service, http: Request, model: type[Asked], function: Callable[[Service, Asked], dict[str, Any]]
+) -> Response:
+    """Admit, read, check, work, answer. It counts as one choice of its key until the answer is taken."""
+    key = key_of(http.scope)
+    with service.admission.coming(key), service.token_admission.coming(key):
+        body = await read_body(http, service.settings)
+    with ExitStack() as stack:
+        stack.enter_context(service.admission.held(1, key))
+        stack.enter_context(service.token_admission.admitted(1, key))
+        asked = await parse(service, http, body, model)
+        service.check_model(asked.model)
+        answer = await service.encode(lambda: dump_json(function(service, asked)), http.receive)
+        return Answer(answer, stack.pop_all())
+
+
+def _tokenized(service: Service, asked: TokenizeRequest) -> dict[str, Any]:
+    given = [name for name in ("prompt", "content", "messages") if getattr(asked, name) is not None]
+    if len(given) != 1:
+        raise bad_request("pass exactly one of prompt, content and messages", "prompt")
+    if asked.messages is not None:
+        ids = service.llm.encode_chat(messages_of(asked.messages))
+    else:
+        ids = tokenizer_of(service.llm).encode(asked.prompt if asked.prompt is not None else asked.content or "")
+    return {"count": len(ids), "max_model_len": service.llm.config.max_sequence_length, "tokens": ids}
+
+
+def _detokenized(service: Service, asked: DetokenizeRequest) -> dict[str, Any]:
+    num, limit = len(asked.tokens), service.max_token_ids
+    if num > limit:
+        raise bad_request(f"tokens has {num} ids; the limit is {limit}: send several requests", "tokens")
+    check_ids(service.llm, asked.tokens, "tokens")
+    text = tokenizer_of(service.llm).decode(asked.tokens)
+    # What `/tokenize` would take back.
+    limit = MAX_CHARACTERS_PER_POSITION * service.llm.config.max_sequence_length
+    if len(text) > limit:
+        message = f"the text of tokens has {len(text)} characters; the limit is {limit}: send several requests"
+        raise bad_request(message, "tokens", "context_length_exceeded")
+    return {"prompt": text, "content": text}

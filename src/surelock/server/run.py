@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -23,7 +22,7 @@ from surelock.server.log import flush_log
 from surelock.server.protocol import guarded_protocol
 from surelock.server.service import Service
 from surelock.server.settings import ServerSettings
-from surelock.server.signals import handling, is_repeated, stop_before_start
+from surelock.server.signals import begins_drain, handling, stop_before_start
 
 # After the last stream: for its last bytes to leave.
 _CLOSING_SECONDS: Final = 5
@@ -85,15 +84,9 @@ class Server(uvicorn.Server):
         """The first signal begins the drain, the second ends the process."""
         if not self.started:
             stop_before_start(sig)
-        if self._drain_until is not None:
-            if is_repeated(sig):
-                return
-            flush_log()
-            # Nothing of the engine is worth waiting for: a step can take long.
-            os._exit(128 + sig)
-        self._service.admission.is_draining = True
-        self._drain_until = time.monotonic() + self._service.settings.drain_timeout
-        _log.info("%s: draining; the same signal again ends at once", signal.Signals(sig).name)
+        if begins_drain(sig, is_draining=self._drain_until is not None):
+            self._service.admission.is_draining = True
+            self._drain_until = time.monotonic() + self._service.settings.drain_timeout
 
     async def on_tick(self, counter: int) -> bool:
         """Every 0.1 s: whether to stop."""
@@ -117,7 +110,7 @@ class Server(uvicorn.Server):
 def bind(settings: ServerSettings) -> socket.socket:
     """The socket to listen with, listening; taken before a model is loaded, so that a mistake shows early.
 
-    Who connects while the model is loaded waits for it. Only a socket that listens keeps a second server away.
+    Clients that connect while the model is loaded wait for it. Only a socket that listens keeps a second server away.
 
     Raises:
         ParameterError: there is no such address, or another process has it.

@@ -19,7 +19,6 @@ from surelock.errors import SureLockError
 from surelock.llm import LLM
 from surelock.params import SamplingParams
 from surelock.server.admission import Admission
-from surelock.server.disconnect import ClientGoneError, unless_gone
 from surelock.server.errors import ApiError, as_api_error, client_gone
 from surelock.server.metrics import Metrics
 from surelock.server.recorder import RecordingEngine
@@ -42,7 +41,7 @@ class Service:
     Args:
         llm: the model.
         make_engine: in place of an `Engine` of the model; for tests.
-        warm_up: decode one token before anybody may ask: the first forward of a process is slow.
+        warm_up: decode one token before the first request: the first forward of a process is slow.
     """
 
     def __init__(
@@ -111,11 +110,7 @@ class Service:
         return time.monotonic() - self.engine.heartbeat
 
     async def start(self) -> None:
-        """Start the engine's thread, and see that the model decodes.
-
-        Raises:
-            SureLockError, TimeoutError: it does not.
-        """
+        """Start the engine's thread and decode a token; raises what the model or the engine raises, or TimeoutError."""
         self._engine = engine = AsyncEngine(self._new_engine)
         self.metrics.watch(
             running=lambda: engine.num_running, waiting=lambda: engine.num_waiting, rows=lambda: self._num_rows
@@ -138,11 +133,7 @@ class Service:
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
     def check_ready(self) -> None:
-        """Raise if requests would not be served.
-
-        Raises:
-            ApiError: 503.
-        """
+        """Raise ApiError (503) if requests would not be served."""
         if self.admission.is_draining:
             raise ApiError(503, "draining", "the server is shutting down")
         if self._engine is None:
@@ -153,11 +144,7 @@ class Service:
             raise ApiError(503, "engine_stalled", f"the engine has not moved for {self.silence:.0f} s")
 
     def check_model(self, name: str | None) -> None:
-        """Raise if a request names another model.
-
-        Raises:
-            ApiError: 404.
-        """
+        """Raise ApiError (404) if a request names another model."""
         if name not in (None, self.model):
             raise ApiError(
                 404, "model_not_found", f"there is no such model here; this server has {self.model}", "model"
@@ -179,16 +166,20 @@ class Service:
             raise as_api_error(error) from error
 
     async def unless_gone(self, receive: Receive, work: Coroutine[Any, Any, Value]) -> Value:
-        """The result of `work`, which is cancelled if the client goes; its body must have been read.
-
-        Raises:
-            ApiError: 499, it has gone.
-        """
+        """The result of `work`, cancelled with ApiError (499) if the client goes. The body must have been read."""
+        working = asyncio.ensure_future(work)
+        watching = asyncio.ensure_future(_gone(receive))
         try:
-            return await unless_gone(receive, work)
-        except ClientGoneError:
+            await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
             self.metrics.aborts.labels("disconnect").inc()
-            raise client_gone() from None
+            raise client_gone()
+        finally:
+            for task in (working, watching):
+                task.cancel()
+            # What a cancelled task still does, such as aborting requests, is waited for.
+            await asyncio.gather(working, watching, return_exceptions=True)
 
     @property
     def _num_rows(self) -> int:
@@ -205,3 +196,8 @@ class Service:
         recorder = RecordingEngine(self._make_engine())
         self._recorders.append(recorder)
         return recorder
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -20,9 +20,17 @@ _HANGUP: Final = getattr(signal, "SIGHUP", None)
 _log = logging.getLogger("surelock.server")
 
 
-def is_repeated(number: int) -> bool:
-    """Whether a signal that comes twice may be one and the same: kernel and shell both tell of a closed terminal."""
-    return number == _HANGUP
+def begins_drain(number: int, *, is_draining: bool) -> bool:
+    """Take in a signal of a server that answers: the first begins the drain, another one ends the process."""
+    if not is_draining:
+        _log.info("%s: draining; the same signal again ends at once", signal.Signals(number).name)
+        return True
+    # The kernel and the shell both tell of a closed terminal, so this may be the same one.
+    if number != _HANGUP:
+        flush_log()
+        # Nothing of the engine is worth waiting for: a step can take long.
+        os._exit(128 + number)
+    return False
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles | None:
     _check_template(folder / TEMPLATE_FILE)
     settings = _read_object(folder / _CONFIG_FILE)
     _check_added_tokens(folder, settings, _checked_added_tokens(folder / _TOKENIZER_FILE))
-    # Imported here because it takes most of a second, and whoever passes token ids does not need it.
+    # Imported here because it takes most of a second, and token ids do not need it.
     from transformers import PreTrainedTokenizerFast
 
     with damage_reported(folder):

@@ -1,16 +1,15 @@
-"""Server-sent events: the encoder, and the response that sends a generation as it goes."""
+"""Answers that keep their places in the queue until the client has taken them: JSON, and server-sent events."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from surelock.server.disconnect import ClientGoneError, unless_gone
 from surelock.server.errors import ApiError, dump_json, internal_error
 from surelock.server.formats import CompletionFormat, Piece
 from surelock.server.generation import Generation
@@ -26,7 +25,31 @@ _HEADERS: Final = (
     # nginx would collect the events otherwise.
     (b"x-accel-buffering", b"no"),
 )
+# The connection waits between two pieces while its buffer is full, and a slow reader that goes on reading is seen to.
+_PIECE: Final = 64 << 10
 _log = logging.getLogger("surelock.server")
+
+
+class Answer(Response):
+    """Sends JSON piece by piece, so that what a client does not read waits here and not in the connection's buffer.
+
+    Args:
+        body: the JSON.
+        held: what is released once all of it is sent, such as places in the queue.
+    """
+
+    def __init__(self, body: bytes, held: ExitStack) -> None:
+        super().__init__(body, media_type="application/json")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a connection that was closed takes the rest at once."""
+        with self._held:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for start in range(0, len(self.body), _PIECE):
+                piece = self.body[start : start + _PIECE]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def event(value: Mapping[str, Any]) -> bytes:
@@ -60,9 +83,9 @@ class EventStream(Response):
         """Send it all, or as much as the client wants."""
         with self._held:
             try:
-                await unless_gone(receive, self._send(send))
-            except ClientGoneError:
-                self._service.metrics.aborts.labels("disconnect").inc()
+                # An error of the generation is an event; a client that has gone is told nothing.
+                with suppress(ApiError):
+                    await self._service.unless_gone(receive, self._send(send))
             finally:
                 await self._generation.aclose()
 
