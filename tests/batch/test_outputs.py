@@ -316,6 +316,14 @@ def test_carried_rows_line_up_whatever_fails_and_however_the_file_is_cut(tmp_pat
     ]
 
 
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_parquet_file_of_nothing_but_requests(tmp_path: Path, suffix: str) -> None:
+    rows = {"custom_id": ["a", "b"], "method": ["POST"] * 2, "url": ["/v1/completions"] * 2}
+    parquet_job(tmp_path, f"out{suffix}", rows | {"body": [{"prompt": "o"}, {"prompt": "p"}]})
+    table = read_table(tmp_path / f"out{suffix}")
+    assert [(row["custom_id"], row["text"]) for row in table] == [("a", "o!"), ("b", "p!")]
+
+
 def test_groups_end_before_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(outputs, "BYTES_PER_GROUP", 1000)

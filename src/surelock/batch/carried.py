@@ -19,8 +19,8 @@ _NAME: Final = "custom_id"
 _CLASH: Final = "input_"
 
 
-def carried_columns(found: Scan, taken: Iterable[str]) -> Carried:
-    """All columns of the input but custom_id; one whose name is taken is named `input_NAME`.
+def carried_columns(found: Scan, taken: Iterable[str]) -> Carried | None:
+    """All columns of the input but custom_id, if any; one whose name is taken is named `input_NAME`.
 
     Raises:
         ParameterError: JSON lines have too many keys to be columns.
@@ -34,6 +34,8 @@ def carried_columns(found: Scan, taken: Iterable[str]) -> Carried:
         )
     left_out = {_NAME, *(OPENAI_COLUMNS if is_parquet and has_openai_rows(found.path) else ())}
     names = [name for name in found.columns if name not in left_out]
+    if not names:
+        return None
     used, given = {*taken, *names}, []
     for name in names:
         new = name
