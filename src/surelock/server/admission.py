@@ -45,11 +45,7 @@ class Admission:
         return self._by_key.total()
 
     def check(self, num: int, key: str) -> None:
-        """Refuse num more choices of a key if there is no room for them.
-
-        Raises:
-            ApiError: 503 draining or full, 429 too many of one key; with Retry-After.
-        """
+        """Raise ApiError if num more choices of a key have no room: 503, or 429 if the key has too many of them."""
         if self.is_draining:
             raise self._refused(503, "draining", "the server is shutting down: send the request to another one")
         num_taken = self.num_admitted + len(self._coming)
@@ -65,12 +61,9 @@ class Admission:
 
     @contextmanager
     def coming(self, key: str) -> Iterator[None]:
-        """Take a place while a body is read, but not for longer than a second; there must be one at the end, too.
+        """Take a place while a body is read, but not for longer than a second, or raise as `check`, also at the end.
 
         Otherwise all requests of a rush would find the last place free, and be refused only after their bodies.
-
-        Raises:
-            ApiError: see `check`.
         """
         self.check(1, key)
         place = object()
@@ -98,11 +91,7 @@ class Admission:
 
     @contextmanager
     def admitted(self, num: int, key: str) -> Iterator[None]:
-        """As `held`, for a request from its beginning to its end, whose duration says when others may try again.
-
-        Raises:
-            ApiError: see `check`.
-        """
+        """As `held`, for a request from its beginning to its end, whose duration says when others may try again."""
         started = time.monotonic()
         with self.held(num, key):
             try:

@@ -14,10 +14,9 @@ from starlette.responses import Response
 
 from surelock.server.errors import ApiError, internal_error
 from surelock.server.guard import Guard
-from surelock.server.information import information_routes
 from surelock.server.openapi import set_document
 from surelock.server.page_files import page_routes
-from surelock.server.routes import generating_routes, token_routes
+from surelock.server.routes import generating_routes, information_routes, token_routes
 from surelock.server.schemas import (
     ChatRequest,
     CompletionRequest,

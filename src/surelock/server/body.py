@@ -29,11 +29,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """The whole body.
-
-    Raises:
-        ApiError: 413 too large, 408 too slow, 415 of another type than JSON or encoded.
-    """
+    """The whole body; ApiError if it is too large (413), too slow (408), encoded or not of the type of JSON (415)."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # A browser asks before it sends JSON to another origin, and does not for a form, or for nothing named.
     if kind != "application/json" and not kind.endswith("+json"):
@@ -60,11 +56,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
 
 
 async def parse(service: Service, request: Request, body: bytes, model: type[Model]) -> Model:
-    """The request model of a body that was read; for a client that is still there.
-
-    Raises:
-        ApiError: 400, see `parse_json` and `validate`; 499, it has gone.
-    """
+    """The request model of a body that was read; raises as `parse_json` and `validate`, or 499 if the client left."""
     max_values = _MIN_VALUES + service.max_token_ids
 
     def parsed() -> Model:
@@ -100,11 +92,7 @@ def parse_json(body: bytes, max_values: int) -> dict[str, Any]:
 
 
 def validate(model: type[Model], value: dict[str, Any]) -> Model:
-    """The request model of a JSON object.
-
-    Raises:
-        ApiError: 400; a field is unknown, has no meaning here, or has a wrong value.
-    """
+    """The request model of a JSON object; ApiError (400) if a field is unknown, has no meaning or a wrong value."""
     try:
         return model.model_validate(check_fields(model, value))
     except ValidationError as error:

@@ -33,11 +33,7 @@ class Connection(h11.Connection):
         super().receive_data(data)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """See `h11.Connection.next_event`.
-
-        Raises:
-            h11.RemoteProtocolError: also for a request that breaks the limits above.
-        """
+        """See `h11.Connection.next_event`; RemoteProtocolError also for a request that breaks the limits above."""
         event = super().next_event()
         if isinstance(event, h11.Request):
             self._check_head(event)

@@ -63,7 +63,7 @@ class CompletionFormat:
 
     def _choice(self, result: Result) -> dict[str, Any]:
         return self._ended(result) | {
-            "text": result.text,
+            "text": result.final.text,
             "logprobs": _completion_logprobs(result.probabilities, 0),
             "surelock": result.summary | {"gaps": [gap.text for gap in result.output.gaps]},
         }
@@ -72,7 +72,7 @@ class CompletionFormat:
         return {
             "index": result.choice.index,
             "finish_reason": result.finish_reason,
-            "stop_reason": result.stop,
+            "stop_reason": result.final.stop,
             "surelock": result.summary,
         }
 
@@ -101,7 +101,7 @@ class ChatFormat(CompletionFormat):
 
     def _choice(self, result: Result) -> dict[str, Any]:
         return self._ended(result) | {
-            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "message": {"role": "assistant", "content": result.final.text, "refusal": None},
             "logprobs": _chat_logprobs(result.probabilities),
         }
 
@@ -124,7 +124,7 @@ class FimFormat(ChatFormat):
     prefix: ClassVar[str] = "fim"
 
     def _choice(self, result: Result) -> dict[str, Any]:
-        return super()._choice(result) | {"text": result.text}
+        return super()._choice(result) | {"text": result.final.text}
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         chunk = super().chunk(piece)
@@ -141,12 +141,12 @@ class InfillFormat(CompletionFormat):
     def response(self, results: Sequence[Result]) -> dict[str, Any]:
         (result,) = results
         return {
-            "content": result.text,
+            "content": result.final.text,
             "model": self.model,
             "stop": True,
-            "stop_type": _stop_type(result.finish_reason, result.stop),
-            "stopping_word": result.stop or "",
-            "tokens_predicted": len(result.tokens),
+            "stop_type": _stop_type(result.finish_reason, result.final.stop),
+            "stopping_word": result.final.stop or "",
+            "tokens_predicted": len(result.final.tokens),
             "tokens_evaluated": result.choice.prompt_tokens,
             "truncated": False,
             "surelock": result.summary,

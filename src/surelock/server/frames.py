@@ -49,15 +49,15 @@ class Frames(ABC):
     def next(self, snapshot: RecordedSnapshot) -> Piece | None:
         """After a step, the last one excepted; None if there is nothing to say."""
 
-    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+    def last(self, result: Result) -> Piece:
         """After the last step."""
         return Piece(
             index=result.choice.index,
-            text=result.text,
+            text=result.final.text,
             finish_reason=result.finish_reason,
-            stop=result.stop,
+            stop=result.final.stop,
             probabilities=result.probabilities,
-            surelock=self._state(snapshot),
+            surelock=self._state(result.snapshot),
         )
 
     def _first(self) -> tuple[str, dict[str, Any]]:
@@ -107,10 +107,10 @@ class AppendedFrames(Frames):
             num_tokens = max(num_tokens, num_tokens_within(final.tokens, len(final.text), self._decode))
         return self._piece(final.text, snapshot, final.tokens[:num_tokens])
 
-    def last(self, snapshot: RecordedSnapshot, result: Result) -> Piece:
+    def last(self, result: Result) -> Piece:
         """The rest."""
-        piece = self._piece(result.text, snapshot, result.tokens)
-        return replace(piece, finish_reason=result.finish_reason, stop=result.stop)
+        piece = self._piece(result.final.text, result.snapshot, result.final.tokens)
+        return replace(piece, finish_reason=result.finish_reason, stop=result.final.stop)
 
     def _piece(self, text: str, snapshot: RecordedSnapshot, tokens: list[int]) -> Piece:
         if not text.startswith(self._sent):

@@ -52,11 +52,7 @@ class Generation:
         self._has_sent_text = False
 
     async def begin(self) -> None:
-        """Queue every choice; returns when the engine has accepted them.
-
-        Raises:
-            ApiError: the engine cannot take one, or the deadline has passed.
-        """
+        """Queue every choice; ApiError if the engine cannot take one, or if the deadline has passed."""
         watched = self._request.stream or self._with_probabilities
         async with self._in_time():
             # Together: each is answered between two steps.
@@ -105,7 +101,7 @@ class Generation:
                         continue
                     if snapshot.step == snapshot.request.num_steps:
                         results[index] = self._finished(self._choices[index], snapshot)
-                        piece: Piece | None = makers[index].last(snapshot, results[index])
+                        piece: Piece | None = makers[index].last(results[index])
                     else:
                         piece = makers[index].next(snapshot)
                     if piece is not None:
@@ -151,7 +147,7 @@ class Generation:
 
     def _finished(self, choice: Choice, snapshot: RecordedSnapshot) -> Result:
         result = finished(self._service.llm, choice, snapshot, with_probabilities=self._with_probabilities)
-        self._service.metrics.count(result, waited=result.started - self._arrived)
+        self._service.metrics.count(result, waited=snapshot.started - self._arrived)
         return result
 
     def _note_first_text(self, piece: Piece) -> None:

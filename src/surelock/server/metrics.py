@@ -69,10 +69,10 @@ class Metrics:
         stats = result.output.stats
         self.finished.labels(result.finish_reason).inc()
         self.prompt_tokens.inc(result.choice.prompt_tokens)
-        self.generation_tokens.inc(len(result.tokens))
+        self.generation_tokens.inc(len(result.final.tokens))
         self.steps.inc(stats.steps)
         self.queue_time.observe(max(waited, 0.0))
-        self.tokens_per_forward.observe(len(result.tokens) / max(stats.steps, 1))
+        self.tokens_per_forward.observe(len(result.final.tokens) / max(stats.steps, 1))
         self.locked.observe(result.num_locked / max(len(stats.locked_at), 1))
         self.saved.observe(max(0.0, 1 - stats.flops["full"]["ratio"]))
 

@@ -12,7 +12,7 @@ from surelock.llm import LLM
 from surelock.output import RequestOutput
 from surelock.server.prepare import Choice, tokenizer_of
 from surelock.server.recorder import RecordedSnapshot
-from surelock.text.answers import token_texts
+from surelock.text.answers import FinalText, token_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +28,27 @@ class Result:
     """A finished choice.
 
     Attributes:
-        text: the answer.
-        stop: the stop string that ended it.
-        tokens: generated and kept.
-        probabilities: of these tokens, if they were asked for.
+        snapshot: its last.
+        final: the answer.
+        probabilities: of the answer's tokens, if they were asked for.
         output: everything else.
-        seconds: it ran for.
-        num_locked: positions locked at the end.
     """
 
     choice: Choice
-    text: str
-    finish_reason: Literal["stop", "length"]
-    stop: str | None
-    tokens: list[int]
+    snapshot: RecordedSnapshot
+    final: FinalText
     probabilities: list[TokenProbability] | None
     output: RequestOutput
-    seconds: float
-    started: float
-    num_locked: int
+
+    @property
+    def finish_reason(self) -> Literal["stop", "length"]:
+        """OpenAI's word for why the answer ended."""
+        return "stop" if self.final.is_cut else "length"
+
+    @property
+    def num_locked(self) -> int:
+        """Positions locked at the end."""
+        return sum(step is not None for step in self.snapshot.locked_at)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Result:
             "locked_fraction": self.num_locked / max(len(stats.locked_at), 1),
             "saved_flops": 1 - flops["ratio"],
             "flops": flops,
-            "seconds": self.seconds,
+            "seconds": self.snapshot.seconds,
             "seed": stats.seed,
             "notes": list(self.output.notes),
         }
@@ -69,18 +71,8 @@ def finished(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, *, with_proba
     """The result of a choice's last snapshot."""
     tokenizer = tokenizer_of(llm)
     final = choice.layout.final_text(snapshot.tokens, snapshot.masked, tokenizer.decode)
-    return Result(
-        choice=choice,
-        text=final.text,
-        finish_reason="stop" if final.is_cut else "length",
-        stop=final.stop,
-        tokens=final.tokens,
-        probabilities=probabilities(llm, choice, snapshot, final.tokens) if with_probabilities else None,
-        output=request_output(snapshot, llm.config, tokenizer),
-        seconds=snapshot.seconds,
-        started=snapshot.started,
-        num_locked=sum(step is not None for step in snapshot.locked_at),
-    )
+    chances = probabilities(llm, choice, snapshot, final.tokens) if with_probabilities else None
+    return Result(choice, snapshot, final, chances, request_output(snapshot, llm.config, tokenizer))
 
 
 def probabilities(llm: LLM, choice: Choice, snapshot: RecordedSnapshot, tokens: list[int]) -> list[TokenProbability]:
@@ -98,7 +90,7 @@ def usage(results: Iterable[Result]) -> dict[str, Any]:
     """OpenAI's token counts, each prompt's tokens counted once for each of its choices, and what locking saved."""
     everything = list(results)
     prompt_tokens = sum(result.choice.prompt_tokens for result in everything)
-    completion_tokens = sum(len(result.tokens) for result in everything)
+    completion_tokens = sum(len(result.final.tokens) for result in everything)
     flops = [result.output.stats.flops["full"] for result in everything]
     base = sum(each["base"] for each in flops)
     return {
@@ -108,6 +100,6 @@ def usage(results: Iterable[Result]) -> dict[str, Any]:
         "surelock": {
             "steps": sum(result.output.stats.steps for result in everything),
             "saved_flops": 1 - sum(each["locked"] for each in flops) / base if base else 0.0,
-            "seconds": max((result.seconds for result in everything), default=0.0),
+            "seconds": max((result.snapshot.seconds for result in everything), default=0.0),
         },
     }

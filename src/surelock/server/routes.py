@@ -1,10 +1,11 @@
-"""The routes that a model answers: from an HTTP request to a generation, or to tokens, and its answer."""
+"""The routes: from an HTTP request to a generation, to tokens or to a fact about the server, and its answer."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
+from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter
@@ -16,6 +17,7 @@ from surelock.server.errors import bad_request, dump_json
 from surelock.server.formats import ChatFormat, CompletionFormat, FimFormat, InfillFormat
 from surelock.server.generation import Generation
 from surelock.server.guard import key_of
+from surelock.server.metrics import CONTENT_TYPE
 from surelock.server.openapi import JSON, documented
 from surelock.server.prepare import check_ids, messages_of, num_choices, prepare, tokenizer_of
 from surelock.server.responses import Answer, EventStream
@@ -70,6 +72,40 @@ def token_routes(service: Service) -> APIRouter:
     @router.post("/detokenize", **documented(DetokenizeRequest, "Text of token ids."))
     async def detokenize(request: Request) -> Response:
         return await _with_tokenizer(service, request, DetokenizeRequest, _detokenized)
+
+    return router
+
+
+def information_routes(service: Service) -> APIRouter:
+    """Models, version, probes, metrics."""
+    router = APIRouter()
+
+    @router.get("/v1/models", **documented(None, "The models there are."))
+    async def models() -> Response:
+        return _json({"object": "list", "data": [_model(service)]})
+
+    @router.get("/v1/models/{model:path}", **documented(None, "One of them."))
+    async def model(model: str) -> Response:
+        service.check_model(model)
+        return _json(_model(service))
+
+    @router.get("/version", **documented(None, "The version of the package."))
+    async def own_version() -> Response:
+        return _json({"version": version("surelock")})
+
+    @router.get("/livez", **documented(None, "Whether the process answers."))
+    async def livez() -> Response:
+        return _json({"status": "ok"})
+
+    @router.get("/readyz", **documented(None, "Whether requests would be served."))
+    @router.get("/health", **documented(None, "As readyz."))
+    async def readyz() -> Response:
+        service.check_ready()
+        return _json({"status": "ok"})
+
+    @router.get("/metrics", **documented(None, "Prometheus metrics.", "text/plain"))
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     return router
 
@@ -166,3 +202,17 @@ def _detokenized(service: Service, asked: DetokenizeRequest) -> dict[str, Any]:
         message = f"the text of tokens has {len(text)} characters; the limit is {limit}: send several requests"
         raise bad_request(message, "tokens", "context_length_exceeded")
     return {"prompt": text, "content": text}
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "surelock",
+        "max_model_len": service.llm.config.max_sequence_length,
+    }
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(dump_json(value), media_type="application/json")

@@ -38,11 +38,7 @@ class EncodedPrompt:
 
 
 def normalise_prompts(prompts: object) -> list[Prompt]:
-    """One prompt, or a list or tuple of prompts, as a list. Only the kind of each is checked.
-
-    Raises:
-        PromptError: there is none, or one is neither a string nor a mapping.
-    """
+    """One or several prompts as a list; PromptError if there is none, or if one is neither a string nor a mapping."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
     if not isinstance(prompts, list | tuple):
