@@ -21,7 +21,7 @@ from surelock.models.hub import resolve_model
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
 from surelock.text.answers import Layout, no_text
-from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
+from surelock.text.prompts import CanvasIds, Prompt, encode_prompt, encode_segments, normalise_prompts
 from surelock.text.tokenizer import Tokenizer
 
 OnStep = Callable[[StepUpdate], None]
@@ -162,7 +162,7 @@ class LLM:
         each = [replace(_one_params(params), max_tokens=0)]
         self._check_params(each)
         canvas = encode_segments(segments, tokenizer=self.tokenizer, config=self.config)
-        output = self._run(_Call([EncodedPrompt(canvas)], each), on_step)[0]
+        output = self._run(_Call([canvas], each), on_step)[0]
         decode = self.tokenizer.decode if self.tokenizer else no_text
         final = Layout.of_segments(segments, canvas).final_text(output.canvas_token_ids, [False] * len(canvas), decode)
         return _all_finite([replace(output, text=final.text)])[0]
@@ -184,7 +184,7 @@ class LLM:
         checked = [self._check_canvas(canvas) for canvas in canvases]
         return torch.cat([self.transformer.logits(canvas) for canvas in checked])
 
-    def encode(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[EncodedPrompt]:
+    def encode(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[CanvasIds]:
         """Each prompt as `generate` would decode it; all that `generate` checks is checked, and nothing runs.
 
         Raises: as `generate`, except NonFiniteLogitsError.
@@ -231,8 +231,8 @@ class LLM:
         self._idle_engine = None
         index_of: dict[Request, int] = {}
         try:
-            for index, (prompt, own) in enumerate(zip(call.encoded, call.params, strict=True)):
-                index_of[engine.add_request(prompt.canvas_ids, own)] = index
+            for index, (canvas_ids, own) in enumerate(zip(call.encoded, call.params, strict=True)):
+                index_of[engine.add_request(canvas_ids, own)] = index
             for snapshot in engine.run(watched=watched):
                 request = snapshot.request
                 if request.error is not None:
@@ -264,7 +264,7 @@ class LLM:
 class _Call:
     """Everything about one call, checked."""
 
-    encoded: list[EncodedPrompt]
+    encoded: list[CanvasIds]
     params: list[SamplingParams]
 
 

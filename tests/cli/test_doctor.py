@@ -52,7 +52,7 @@ def test_what_a_large_model_needs_is_known_without_loading_it(
         tmp_path / "large", dtype="BF16", embedding_size=126464, vocab_size=126464, max_sequence_length=4096, **sizes
     )
     monkeypatch.setattr("surelock.models.weights.Weights.load", None)
-    monkeypatch.setattr("surelock.engine.weight_memory.free_bytes", lambda device: 20 * GIB)
+    monkeypatch.setattr("surelock.engine.loading.free_bytes", lambda device: 20 * GIB)
     result = run("doctor", "-m", str(folder), "--device", "cpu", "--json")
     report = json.loads(result.stdout)
     assert report["model"] | {"disk_bytes": 0} == {

@@ -15,7 +15,7 @@ import surelock
 from surelock.errors import ParameterError, PromptError, TokenizerError
 from surelock.models.config import ModelConfig
 from surelock.params import SamplingParams
-from surelock.text.prompts import EncodedPrompt, Prompt, encode_prompt, encode_segments, normalise_prompts
+from surelock.text.prompts import Prompt, encode_prompt, encode_segments, normalise_prompts
 from surelock.text.tokenizer import Tokenizer
 
 MASK = 1
@@ -46,9 +46,7 @@ def tokenizer() -> Tokenizer:
 
 
 def encode(prompt: Any, tokenizer: Tokenizer | None = None, max_tokens: int = 128) -> tuple[int | None, ...]:
-    encoded = encode_prompt(prompt, tokenizer=tokenizer, config=CONFIG, params=SamplingParams(max_tokens=max_tokens))
-    assert isinstance(encoded, EncodedPrompt)
-    return encoded.canvas_ids
+    return encode_prompt(prompt, tokenizer=tokenizer, config=CONFIG, params=SamplingParams(max_tokens=max_tokens))
 
 
 class TestNormalise:

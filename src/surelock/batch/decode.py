@@ -83,8 +83,8 @@ class Decoder:
     def _add(self, task: Task) -> Request | Failure:
         try:
             prompt, params = self._prompt(task)
-            (encoded,) = self._llm.encode(prompt, params)
-            return self._engine.add_request(encoded.canvas_ids, params)
+            (canvas_ids,) = self._llm.encode(prompt, params)
+            return self._engine.add_request(canvas_ids, params)
         # A tokenizer or template that breaks on one text breaks on that text only.
         except Exception as error:
             return _failure(task, error)

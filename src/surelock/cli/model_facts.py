@@ -10,8 +10,8 @@ from surelock.bench.roofline import break_even_rows, measure_limits
 from surelock.cli.loading import device_and_dtype
 from surelock.cli.options import ModelOptions
 from surelock.cli.terminal import one_line
+from surelock.engine.loading import WeightMemory
 from surelock.engine.memory import kv_bytes_per_position
-from surelock.engine.weight_memory import WeightMemory
 from surelock.errors import SureLockError
 from surelock.models import hub
 from surelock.models.checkpoint import read_model_config

@@ -16,7 +16,7 @@ from surelock.errors import NonFiniteLogitsError
 from surelock.llm import LLM
 from surelock.output import RequestOutput, StepUpdate
 from surelock.params import SamplingParams
-from surelock.text.prompts import EncodedPrompt, Prompt
+from surelock.text.prompts import CanvasIds, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def noise_floor(llm: LLM, prompts: Prompt | Sequence[Prompt], params: SamplingPa
     Raises: as `LLM.encode`.
     """
     num_generated, mask = (params or SamplingParams()).max_tokens, llm.config.mask_token_id
-    canvases = [prompt.token_ids(num_generated, mask) for prompt in llm.encode(prompts, params)]
+    canvases = [_start(canvas_ids, num_generated, mask) for canvas_ids in llm.encode(prompts, params)]
     return null_pairs(llm.transformer, canvases)
 
 
@@ -105,10 +105,15 @@ class _Check:
     active_ratio: float
 
 
-def _check(llm: LLM, encoded: EncodedPrompt, index: int, params: SamplingParams) -> _Check:
+def _start(canvas_ids: CanvasIds, num_generated: int, mask: int) -> list[int]:
+    """The whole canvas before the first step."""
+    return [mask if token is None else token for token in canvas_ids] + [mask] * num_generated
+
+
+def _check(llm: LLM, canvas_ids: CanvasIds, index: int, params: SamplingParams) -> _Check:
     mask = llm.config.mask_token_id
-    start = encoded.token_ids(params.max_tokens, mask)
-    canvas: Prompt = {"canvas_token_ids": list(encoded.canvas_ids)}
+    start = _start(canvas_ids, params.max_tokens, mask)
+    canvas: Prompt = {"canvas_token_ids": list(canvas_ids)}
     free = replace(params, lock=None)
 
     unlocked, locked = list(llm.stream(canvas, free)), list(llm.stream(canvas, params))
@@ -117,7 +122,7 @@ def _check(llm: LLM, encoded: EncodedPrompt, index: int, params: SamplingParams)
     deviations = _deviations(llm, start, locked, params.cfg_scale)
     if not all(map(math.isfinite, deviations)):
         raise _non_finite(index)
-    oracle = oracle_decode(llm.transformer, encoded.canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
+    oracle = oracle_decode(llm.transformer, canvas_ids, free, mask_token_id=mask, seed=params.seed or 0)
     mismatches = (p for p in range(len(start)) if ours.canvas_token_ids[p] != oracle.tokens[p])
     differences = (a.step for a, b in zip(unlocked, locked, strict=True) if a.canvas_token_ids != b.canvas_token_ids)
     return _Check(

@@ -81,9 +81,9 @@ def prepare(llm: LLM, request: GenerationRequest) -> list[Choice]:
     for canvas in canvases:
         for number in range(request.n):
             params = sampling_params(request, max_tokens=canvas.max_tokens, index=number)
-            (prompt,) = llm.encode({"canvas_token_ids": list(canvas.ids)}, params)
-            num_given = len(prompt.canvas_ids) - prompt.canvas_ids.count(None)
-            choices.append(Choice(len(choices), prompt.canvas_ids, params, canvas.layout, num_given))
+            (canvas_ids,) = llm.encode({"canvas_token_ids": list(canvas.ids)}, params)
+            num_given = len(canvas_ids) - canvas_ids.count(None)
+            choices.append(Choice(len(choices), canvas_ids, params, canvas.layout, num_given))
     return choices
 
 

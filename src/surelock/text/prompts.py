@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from surelock.errors import ParameterError, PromptError, PromptTooLongError, TokenizerError, shown
@@ -21,20 +20,8 @@ CANVAS_KEY: Final = "canvas_token_ids"
 _FORMS: Final = f"a string, {{'{TOKEN_IDS_KEY}': [...]}} or {{'{CANVAS_KEY}': [...]}}"
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedPrompt:
-    """A checked prompt.
-
-    Attributes:
-        canvas_ids: the positions before the `max_tokens` masked ones that are appended; None where to denoise.
-    """
-
-    canvas_ids: tuple[int | None, ...]
-
-    def token_ids(self, max_tokens: int, mask_token_id: int) -> list[int]:
-        """The whole canvas before the first step."""
-        given = [mask_token_id if token is None else token for token in self.canvas_ids]
-        return given + [mask_token_id] * max_tokens
+# The prompt part of a canvas, before the `max_tokens` masked positions that are appended; None where to denoise.
+CanvasIds = tuple[int | None, ...]
 
 
 def normalise_prompts(prompts: object) -> list[Prompt]:
@@ -58,7 +45,7 @@ def normalise_prompts(prompts: object) -> list[Prompt]:
 
 def encode_prompt(
     prompt: Prompt, *, tokenizer: Tokenizer | None, config: ModelConfig, params: SamplingParams
-) -> EncodedPrompt:
+) -> CanvasIds:
     """Turn one prompt into the prompt part of its canvas.
 
     Args:
@@ -72,7 +59,7 @@ def encode_prompt(
         TokenizerError: the prompt is text and there is no tokenizer.
     """
     if isinstance(prompt, str):
-        canvas_ids: tuple[int | None, ...] = tuple(_text_encoder(tokenizer).encode(prompt))
+        canvas_ids: CanvasIds = tuple(_text_encoder(tokenizer).encode(prompt))
     elif isinstance(prompt, Mapping):
         canvas_ids = _check_mapping(prompt, config)
     else:
@@ -90,12 +77,10 @@ def encode_prompt(
             f"the prompt has {len(canvas_ids)} positions and max_tokens is {params.max_tokens}, together "
             f"{num_positions}; the model's limit is {limit}: {way_out}"
         )
-    return EncodedPrompt(canvas_ids)
+    return canvas_ids
 
 
-def encode_segments(
-    segments: Sequence[str | int], *, tokenizer: Tokenizer | None, config: ModelConfig
-) -> tuple[int | None, ...]:
+def encode_segments(segments: Sequence[str | int], *, tokenizer: Tokenizer | None, config: ModelConfig) -> CanvasIds:
     """Turn text with gaps into a canvas.
 
     Args:
@@ -133,7 +118,7 @@ def _text_encoder(tokenizer: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def _check_mapping(prompt: Mapping[str, Any], config: ModelConfig) -> tuple[int | None, ...]:
+def _check_mapping(prompt: Mapping[str, Any], config: ModelConfig) -> CanvasIds:
     keys = list(prompt)
     if len(keys) != 1 or keys[0] not in (TOKEN_IDS_KEY, CANVAS_KEY):
         raise PromptError(

@@ -46,7 +46,7 @@ def explain(
     Raises: as `LLM.generate`; ParameterError also for a cfg_scale or a temperature.
     """
     show = progress or (lambda message: None)
-    encoded = [prompt.canvas_ids for prompt in llm.encode(prompts, params)]
+    encoded = llm.encode(prompts, params)
     params = replace(params, stop=(), ignore_eos=True)
     order = list(range(len(encoded)))
     if len(encoded) > worst:

@@ -9,7 +9,7 @@ import torch
 
 from surelock import LLM
 from surelock.bench.shapes import LLADA_8B
-from surelock.engine.weight_memory import WeightMemory
+from surelock.engine.loading import WeightMemory
 from surelock.errors import OutOfMemoryError
 from surelock.models.llada import LLADA
 from surelock.models.weights import num_parameters
@@ -72,7 +72,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_sparse_checkpoint(tmp_path / "m", dtype="BF16", d_model=4096, n_layers=32, mlp_hidden_size=12288)
-    monkeypatch.setattr("surelock.engine.weight_memory.free_bytes", lambda device: 20 * GIB)
+    monkeypatch.setattr("surelock.engine.loading.free_bytes", lambda device: 20 * GIB)
     monkeypatch.setattr("surelock.models.weights.Weights.load", None)
     with pytest.raises(
         OutOfMemoryError, match=r"m needs 24\.0 GiB in float32, 20\.0 GiB are free .* bfloat16 needs 12"
@@ -85,7 +85,7 @@ def test_float32_that_does_not_fit_gives_way_with_a_note(tmp_path: Path, monkeyp
     exact = LLM(folder, device="cpu")
     assert (exact.dtype, exact.dtype_note) == (F32, None)
     num_bytes = 2 * sum(parameter.numel() for parameter in exact.transformer.parameters())
-    monkeypatch.setattr("surelock.engine.weight_memory.free_bytes", lambda device: num_bytes)
+    monkeypatch.setattr("surelock.engine.loading.free_bytes", lambda device: num_bytes)
     narrow = LLM(folder, device="cpu")
     assert narrow.dtype == BF16
     assert narrow.dtype_note is not None
