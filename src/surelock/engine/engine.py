@@ -110,12 +110,12 @@ class Engine:
         if request in self._scheduler.running or request in self._scheduler.waiting:
             self._release(request)
 
-    @torch.inference_mode()
     def run(self, *, watched: bool = True) -> Iterator[Snapshot]:
         """Step until no request waits or runs, giving what each `step` gives."""
         while self.has_unfinished:
             yield from self.step(watched=watched)
 
+    @torch.inference_mode()
     def step(self, *, watched: bool = True) -> list[Snapshot]:
         """One denoising step of every running request; finished ones (`Request.is_finished`) have left the batch.
 
