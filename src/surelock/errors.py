@@ -13,7 +13,6 @@ SureLockError
 │   └── TokenizerError        tokenizer files are damaged, or a text door was used without a tokenizer
 ├── NonFiniteLogitsError  the model produced NaN or infinity for a request
 ├── OutOfMemoryError      the memory there is does not hold what was asked for (also a MemoryError)
-├── QueueFullError        as many requests wait as may: try again later
 ├── EngineError           an engine stopped at an error or was closed
 └── JobError              a batch job cannot go on; what it has done is kept
     └── JobBusyError          another process works on it
@@ -76,10 +75,6 @@ class NonFiniteLogitsError(SureLockError, ArithmeticError):
 
 class OutOfMemoryError(SureLockError, MemoryError):
     """The memory there is does not hold what was asked for."""
-
-
-class QueueFullError(SureLockError, RuntimeError):
-    """As many requests wait as may; the same request may be accepted later."""
 
 
 class EngineError(SureLockError, RuntimeError):

@@ -25,9 +25,7 @@ from surelock.errors import (
     EngineError,
     NonFiniteLogitsError,
     OutOfMemoryError,
-    ParameterError,
     PromptError,
-    QueueFullError,
     SureLockError,
 )
 from surelock.params import LockParams, SamplingParams
@@ -77,7 +75,8 @@ def test_200_streams_at_once() -> None:
 
     async def one(engine: AsyncEngine, number: int) -> None:
         num = 1 + number % 7
-        given = [s.tokens[0] async for s in engine.stream([1], steps(num), watched=number % 3 > 0)]
+        async with await engine.add_request([1], steps(num), watched=number % 3 > 0) as snapshots:
+            given = [snapshot.tokens[0] async for snapshot in snapshots]
         assert given[-1] == num
         assert given == sorted(set(given))
         assert number % 3 > 0 or given == [num]
@@ -244,7 +243,7 @@ def test_what_is_wrong_with_a_request_is_raised_to_its_caller() -> None:
             with pytest.raises(PromptError, match="too long"):
                 await engine.generate([1] * 9, steps(5))
             with pytest.raises(PromptError, match="too long"):
-                await anext(engine.stream([1] * 9, steps(5)))
+                await engine.add_request([1] * 9, steps(5))
             with pytest.raises(TypeError):
                 await engine.add_request(None, steps(5))  # type: ignore[arg-type]
             assert (await read(good))[-1] == 5
@@ -276,11 +275,11 @@ def test_a_failed_request_fails_alone(why: SureLockError | None, kind: type[Exce
     assert not fake.has_unfinished
 
 
-def test_the_queue_is_bounded() -> None:
+def test_the_queue_is_counted() -> None:
     fake = ScriptedEngine(num_slots=1, held=True)
 
     async def test() -> None:
-        async with AsyncEngine(fake, max_waiting=2) as engine:
+        async with AsyncEngine(fake) as engine:
             first = await engine.add_request([1], steps(2))
             await begun(fake)
             assert (engine.num_running, engine.num_waiting) == (0, 1)
@@ -289,8 +288,7 @@ def test_the_queue_is_bounded() -> None:
             assert (engine.num_running, engine.num_waiting) == (1, 0)
             queued = [asyncio.create_task(engine.generate([1], steps(1))) for _ in range(2)]
             await asyncio.sleep(0)
-            with pytest.raises(QueueFullError, match="2 requests wait, and max_waiting is 2: try again later"):
-                await engine.add_request([1], steps(1))
+            assert engine.num_waiting == 2
             fake.held = False
             fake.go.release()
             assert [s.tokens for s in await asyncio.gather(*queued)] == [[1], [1]]
@@ -298,12 +296,6 @@ def test_the_queue_is_bounded() -> None:
             assert (await engine.generate([1], steps(1))).tokens == [1]
 
     run(test)
-
-
-@pytest.mark.parametrize("value", [0, -1, True, 1.5, "8", 1 << 21])
-def test_bad_max_waiting(value: Any) -> None:
-    with pytest.raises(ParameterError, match=r"^max_waiting is .* from 1 to 1048576, or None$"):
-        AsyncEngine(ScriptedEngine(), max_waiting=value)
 
 
 def fail_at(num: int, error: Exception) -> Callable[[int], None]:

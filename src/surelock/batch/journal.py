@@ -109,7 +109,10 @@ class Journal:
         try:
             _write_all(self._descriptor, line, self._end)
         except OSError as error:
-            self._give_up(error)
+            # Where even this fails, opening cuts off what is not whole.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
+            raise self._error(error) from None
         self._take_in(record, self._end)
         self._end += len(line)
         self._num_unsynced += 1
@@ -156,12 +159,6 @@ class Journal:
             flops_locked=totals.flops_locked + record.flops[0],
             flops_base=totals.flops_base + record.flops[1],
         )
-
-    def _give_up(self, error: OSError) -> None:
-        # Where even this fails, opening cuts off what is not whole.
-        with suppress(OSError):
-            os.ftruncate(self._descriptor, self._end)
-        raise self._error(error) from None
 
     def _error(self, error: OSError) -> JobError:
         return JobError(

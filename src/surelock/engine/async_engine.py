@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from surelock.engine.device_thread import DeviceThread, SteppedEngine
 from surelock.engine.mailbox import Mailbox, News, Ticket
-from surelock.errors import EngineError, ParameterError, QueueFullError, shown
+from surelock.errors import EngineError
 
 if TYPE_CHECKING:
     from surelock.engine.snapshot import Snapshot
     from surelock.params import SamplingParams
-
-MAX_MAX_WAITING = 1 << 20
 
 
 class AsyncEngine:
@@ -29,19 +27,9 @@ class AsyncEngine:
     Args:
         engine: an `Engine` for its use alone, or a function that makes one: for the first request, and again
             after an error.
-        max_waiting: requests that may wait for their turn before more are refused; None: any number.
-
-    Raises:
-        ParameterError: max_waiting is out of its limits.
     """
 
-    def __init__(self, engine: SteppedEngine | Callable[[], SteppedEngine], *, max_waiting: int | None = None) -> None:
-        is_integer = isinstance(max_waiting, int) and not isinstance(max_waiting, bool)
-        if max_waiting is not None and not (is_integer and 1 <= max_waiting <= MAX_MAX_WAITING):
-            raise ParameterError(
-                f"max_waiting is {shown(max_waiting)}; it must be an integer from 1 to {MAX_MAX_WAITING}, or None"
-            )
-        self._max_waiting = max_waiting
+    def __init__(self, engine: SteppedEngine | Callable[[], SteppedEngine]) -> None:
         self._mailbox: Mailbox | None = None
         self._is_closed = False
         self._thread = DeviceThread(None, engine) if callable(engine) else DeviceThread(engine, None)
@@ -85,28 +73,15 @@ class AsyncEngine:
 
         Raises:
             ParameterError, PromptError: see `Engine.add_request`.
-            QueueFullError: max_waiting requests wait already.
             EngineError: closed, or stopped at an error with no function that makes a new engine.
         """
         if self._is_closed or self.is_stopped:
             raise EngineError("this AsyncEngine is closed: make a new one")
-        if self._max_waiting is not None and self.num_waiting >= self._max_waiting:
-            raise QueueFullError(
-                f"{self.num_waiting} requests wait, and max_waiting is {self._max_waiting}: try again later"
-            )
         ticket = Ticket(tuple(canvas_ids), params, watched, self._mailbox_here())
         self._thread.submit(ticket)
         stream = RequestStream(self, self._thread, ticket)
         await stream.accepted()
         return stream
-
-    async def stream(
-        self, canvas_ids: Sequence[int | None], params: SamplingParams, *, watched: bool = True
-    ) -> AsyncGenerator[Snapshot, None]:
-        """Snapshots of a request, the last one of its last step. Arguments and errors as in `add_request`."""
-        async with await self.add_request(canvas_ids, params, watched=watched) as snapshots:
-            async for snapshot in snapshots:
-                yield snapshot
 
     async def generate(self, canvas_ids: Sequence[int | None], params: SamplingParams) -> Snapshot:
         """The snapshot of a request's last step. Arguments and errors as in `add_request`."""

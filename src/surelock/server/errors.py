@@ -16,7 +16,6 @@ from surelock.errors import (
     ParameterError,
     PromptError,
     PromptTooLongError,
-    QueueFullError,
     SureLockError,
     TokenizerError,
 )
@@ -112,8 +111,6 @@ def as_api_error(error: SureLockError) -> ApiError:
         return ApiError(500, "nonfinite_logits", message)
     if isinstance(error, OutOfMemoryError):
         return ApiError(503, "out_of_memory", message, headers={"Retry-After": "5"})
-    if isinstance(error, QueueFullError):
-        return ApiError(503, "queue_full", message, headers={"Retry-After": "1"})
     if isinstance(error, EngineError):
         return ApiError(503, "engine_error", "the engine stopped at an error; try again", headers={"Retry-After": "2"})
     return internal_error()
