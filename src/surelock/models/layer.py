@@ -57,7 +57,11 @@ class TransformerLayer(nn.Module):
         """
         qkv, x = self._projected(x, delta)
         q = rope_store(qkv, *rotation, batch.places, kv.keys, kv.values)
-        return self._fed(x, row_attention(q, kv.keys, kv.values, batch.spans))
+        # What is not needed any more is let go before the feed-forward, where a layer takes the most memory.
+        del qkv
+        attended = row_attention(q, kv.keys, kv.values, batch.spans)
+        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
+        return x, self._fed(normed)
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x [R, hidden_size] -> rotated q [R, num_heads, head_dim], rotated k and v [R, num_kv_heads, head_dim]."""
@@ -69,8 +73,8 @@ class TransformerLayer(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The rest of the layer after attention: x [R, hidden_size], attended [R, num_heads, head_dim]."""
-        x, fed = self._fed(x, attended)
-        return x + fed
+        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
+        return x + self._fed(normed)
 
     def _projected(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
         """Queries, keys and values side by side, [R, query_size + 2 kv_size], and x + delta."""
@@ -82,7 +86,6 @@ class TransformerLayer(nn.Module):
         q, k, v = qkv.tensor_split((query_size, query_size + kv_size), dim=-1)
         return torch.cat((self.q_norm(q.contiguous()), self.k_norm(k.contiguous()), v), dim=-1), x
 
-    def _fed(self, x: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """x with what was attended, and what the feed-forward makes of it."""
-        normed, x = self.ff_norm.add(x, self.attn_out(attended.flatten(1)))
-        return x, self.down(swiglu(self.gate_up(normed)))
+    def _fed(self, normed: Tensor) -> Tensor:
+        fed: Tensor = self.down(swiglu(self.gate_up(normed)))
+        return fed
