@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from typing import NoReturn
 
 # Read when huggingface_hub is first imported; subprocesses inherit it. No test may reach the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,6 +28,19 @@ settings.register_profile("surelock", derandomize=True, deadline=None, print_blo
 settings.load_profile("surelock")
 
 
+_TESTS_PID, _exit = os.getpid(), os._exit
+
+
+def _exit_unless_tests(code: int) -> NoReturn:
+    """What a server does whose engine hangs, or at a second signal: in the tests' own process they would just end."""
+    assert os.getpid() != _TESTS_PID, f"os._exit({code}) would end the tests"
+    _exit(code)
+
+
+def pytest_sessionstart() -> None:
+    os._exit = _exit_unless_tests
+
+
 def pytest_collection_finish() -> None:
     """Leave what is there before the first test out of garbage collections, which some tests ask for."""
     gc.collect()
@@ -34,4 +48,5 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_sessionfinish() -> None:
+    os._exit = _exit
     gc.unfreeze()

@@ -147,3 +147,9 @@ def test_lock_file_matches_the_declared_dependencies(project: dict[str, Any]) ->
     assert locked(None) == declared(project["project"]["dependencies"])
     for extra, requirements in project["project"]["optional-dependencies"].items():
         assert locked(extra) == declared(requirements), f"run uv lock: extra {extra} changed"
+
+
+def test_nothing_ends_the_process_of_the_tests() -> None:
+    assert os._exit.__module__ != "posix"
+    with pytest.raises(AssertionError, match="would end the tests"):
+        os._exit(0)

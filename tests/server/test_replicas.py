@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ from surelock.errors import EngineError, ParameterError
 from surelock.server import replicas
 from surelock.server.app import create_app
 from surelock.server.replicas import RayMetrics, Replica, ReplicaOptions, Signals, serve_on_ray
+from surelock.server.service import Service
 from surelock.server.settings import ServerSettings
 from tests.server.running import Running, running
 from tests.waiting import WAIT_SECONDS
@@ -231,14 +233,21 @@ def server(llm: LLM) -> Iterator[Running]:
         yield own
 
 
-def replica_of(server: Running, monkeypatch: pytest.MonkeyPatch) -> Replica:
+def silent(service: Service, seconds: float) -> Service:
+    """The same, but its engine has not moved for so long. The server keeps its own, or it would end this process."""
+    own = copy(service)
+    own.__class__ = type("SilentService", (Service,), {"silence": seconds})
+    return own
+
+
+def replica_of(service: Service, monkeypatch: pytest.MonkeyPatch) -> Replica:
     metrics = ModuleType("ray.serve.metrics")
     vars(metrics).update(Gauge=FakeGauge)
     monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     monkeypatch.setitem(sys.modules, "ray.serve", ModuleType("ray.serve"))
     monkeypatch.setitem(sys.modules, "ray.serve.metrics", metrics)
     replica = Replica()
-    replica.app = create_app(server.service)
+    replica.app = create_app(service)
     return replica
 
 
@@ -255,19 +264,17 @@ class FakeGauge:
 
 
 def test_a_replica_is_as_healthy_as_its_engine(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica = replica_of(server, monkeypatch)
-    replica.check_health()
-    monkeypatch.setattr(type(server.service), "silence", 31.0)
+    replica_of(server.service, monkeypatch).check_health()
+    replica = replica_of(silent(server.service, 31.0), monkeypatch)
     with pytest.raises(EngineError, match="has not moved for 31 s"):
         replica.check_health()
 
 
 def test_a_replica_that_drains(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica = replica_of(server, monkeypatch)
+    replica = replica_of(silent(server.service, 1e9), monkeypatch)
     assert asyncio.run(replica.drain()) == 0
     refused = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
-    monkeypatch.setattr(type(server.service), "silence", 1e9)
     # Ray Serve would start another one.
     replica.check_health()
 
