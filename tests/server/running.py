@@ -1,4 +1,4 @@
-"""A server in a thread of the test's process, on a free port, with the embedded model or a scripted engine."""
+"""A server in a thread of the test's process, on a free port, with a model or a scripted engine."""
 
 from __future__ import annotations
 

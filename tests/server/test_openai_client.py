@@ -15,8 +15,10 @@ PROMPT = "Once upon a time, in a small town"
 
 
 @pytest.fixture(scope="module")
-def client(shared: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{shared.url}/v1", api_key="unused", max_retries=0, timeout=WAIT_SECONDS) as client:
+def client(embedded_server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{embedded_server.url}/v1", api_key="unused", max_retries=0, timeout=WAIT_SECONDS
+    ) as client:
         yield client
 
 
@@ -25,8 +27,8 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve(model.id).id == model.id == "surelock-demo"
 
 
-def test_a_completion_is_what_generate_gives(client: openai.OpenAI, llm: LLM) -> None:
-    expected = llm.generate(PROMPT, SamplingParams(max_tokens=12))[0]
+def test_a_completion_is_what_generate_gives(client: openai.OpenAI, embedded: LLM) -> None:
+    expected = embedded.generate(PROMPT, SamplingParams(max_tokens=12))[0]
     completion = client.completions.create(model="surelock-demo", prompt=PROMPT, max_tokens=12)
     assert completion.choices[0].text == expected.text
     assert completion.choices[0].finish_reason == expected.finish_reason
@@ -35,16 +37,16 @@ def test_a_completion_is_what_generate_gives(client: openai.OpenAI, llm: LLM) ->
     assert completion.usage.completion_tokens == expected.generation_tokens
 
 
-def test_a_streamed_completion_joins_to_the_same(client: openai.OpenAI, llm: LLM) -> None:
-    expected = llm.generate(PROMPT, SamplingParams(max_tokens=24))[0]
+def test_a_streamed_completion_joins_to_the_same(client: openai.OpenAI, embedded: LLM) -> None:
+    expected = embedded.generate(PROMPT, SamplingParams(max_tokens=24))[0]
     chunks = list(client.completions.create(model="surelock-demo", prompt=PROMPT, max_tokens=24, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == expected.text
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["length"]
 
 
-def test_chat(client: openai.OpenAI, llm: LLM) -> None:
+def test_chat(client: openai.OpenAI, embedded: LLM) -> None:
     messages = [{"role": "user", "content": "Write this as JSON with the keys name, age.\nRosa is 34."}]
-    expected = llm.chat(messages, SamplingParams(max_tokens=32))
+    expected = embedded.chat(messages, SamplingParams(max_tokens=32))
     answer = client.chat.completions.create(
         model="surelock-demo",
         messages=[{"role": "user", "content": messages[0]["content"]}],

@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, shared: Running) -> Iterator[Page]:
+def page(browser: Browser, embedded_server: Running) -> Iterator[Page]:
     """The page, which must ask nobody else for anything and have nothing to complain about."""
     opened = browser.new_page(viewport={"width": 1280, "height": 800})
     complaints: list[str] = []
@@ -47,13 +47,13 @@ def page(browser: Browser, shared: Running) -> Iterator[Page]:
     opened.on("console", lambda message: complaints.append(message.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("request", lambda request: requests.append(request.url))
-    opened.goto(shared.url)
+    opened.goto(embedded_server.url)
     expect(opened.locator("#model")).to_contain_text("surelock-demo")
     yield opened
     opened.close()
     # What the browser itself says of an answer that is no success.
     assert [each for each in complaints if "status of 400" not in each] == []
-    assert all(url.startswith((f"{shared.url}/", f"blob:{shared.url}/")) for url in requests)
+    assert all(url.startswith((f"{embedded_server.url}/", f"blob:{embedded_server.url}/")) for url in requests)
 
 
 def button(page: Page, name: str) -> Locator:
@@ -90,13 +90,13 @@ def canvas_text(page: Page, index: int = 0) -> str:
     return str(page.locator(".tokens").nth(index).text_content()).replace("\u21b5\n", "\n")
 
 
-def answer(shared: Running, **fields: Any) -> dict[str, Any]:
+def answer(embedded_server: Running, **fields: Any) -> dict[str, Any]:
     body = {"prompt": PROMPT, "max_tokens": NUM_TOKENS, "seed": 5, "ignore_eos": True, **fields}
-    choice: dict[str, Any] = shared.post("/v1/completions", body).json()["choices"][0]
+    choice: dict[str, Any] = embedded_server.post("/v1/completions", body).json()["choices"][0]
     return choice
 
 
-def test_a_run_is_shown_as_it_goes(page: Page, shared: Running) -> None:
+def test_a_run_is_shown_as_it_goes(page: Page, embedded_server: Running) -> None:
     page.evaluate(
         """() => {
             window.seen = new Set();
@@ -107,7 +107,7 @@ def test_a_run_is_shown_as_it_goes(page: Page, shared: Running) -> None:
     )
     finish(page, PROMPT, 40)
     assert len(page.evaluate("[...window.seen]")) > 3
-    expected = answer(shared, max_tokens=40)
+    expected = answer(embedded_server, max_tokens=40)
     # Text of the model and of the prompt is text.
     assert canvas_text(page) == PROMPT + expected["text"]
     assert page.locator("#canvases b").count() == 0
@@ -174,12 +174,12 @@ def test_lock_times(page: Page) -> None:
     expect(page.locator("#detail")).to_contain_text("locked at step")
 
 
-def test_cancel(page: Page, shared: Running) -> None:
+def test_cancel(page: Page, embedded_server: Running) -> None:
     start(page, PROMPT, 300)
     expect(masked(page).first).to_be_visible()
     button(page, "Cancel").click()
     expect(page.get_by_role("status")).to_contain_text("Cancelled")
-    shared.until_idle()
+    embedded_server.until_idle()
     assert masked(page).count() > 0
     expect(button(page, "Run")).to_be_enabled()
     expect(button(page, "Run with locking off")).to_be_disabled()
@@ -187,18 +187,18 @@ def test_cancel(page: Page, shared: Running) -> None:
     expect(masked(page)).to_have_count(300)
 
 
-def test_side_by_side(page: Page, shared: Running) -> None:
+def test_side_by_side(page: Page, embedded_server: Running) -> None:
     finish(page)
     button(page, "Run with locking off").click()
     expect(page.locator(".tokens")).to_have_count(2)
     expect(figure(page, "time saved")).to_contain_text("%")
-    assert canvas_text(page, 1) == PROMPT + answer(shared, lock=False)["text"]
+    assert canvas_text(page, 1) == PROMPT + answer(embedded_server, lock=False)["text"]
     assert page.locator(".tokens").nth(1).locator(".locked").count() == 0
     scrub(page, 4)
     expect(masked(page)).to_have_count(2 * (NUM_TOKENS - 4))
 
 
-def test_a_trace_comes_back(page: Page, browser: Browser, shared: Running, tmp_path: Path) -> None:
+def test_a_trace_comes_back(page: Page, browser: Browser, embedded_server: Running, tmp_path: Path) -> None:
     finish(page)
     button(page, "Run with locking off").click()
     expect(button(page, "Save trace")).to_be_enabled()
@@ -208,7 +208,7 @@ def test_a_trace_comes_back(page: Page, browser: Browser, shared: Running, tmp_p
     saved = tmp_path / "trace.json"
     download.value.save_as(saved)
     other = browser.new_page()
-    other.goto(shared.url)
+    other.goto(embedded_server.url)
     other.locator("#file").set_input_files(saved)
     expect(other.get_by_role("status")).to_contain_text("Trace loaded")
     for step in (0, 5, NUM_TOKENS):
@@ -254,10 +254,10 @@ def test_a_template_is_filled(page: Page) -> None:
     assert canvas_text(page) == "The sea was , and ."
 
 
-def test_a_refusal_is_shown_in_its_own_words(page: Page, shared: Running) -> None:
+def test_a_refusal_is_shown_in_its_own_words(page: Page, embedded_server: Running) -> None:
     start(page, PROMPT, 100_000)
     body = {"prompt": PROMPT, "max_tokens": 100_000}
-    message = shared.post("/v1/completions", body).json()["error"]["message"]
+    message = embedded_server.post("/v1/completions", body).json()["error"]["message"]
     expect(page.get_by_role("alert")).to_have_text(message)
     finish(page)
     expect(page.get_by_role("alert")).to_be_empty()
@@ -285,8 +285,8 @@ def test_a_stream_that_fails_says_so(page: Page, events: list[Any], message: str
     expect(button(page, "Run")).to_be_enabled()
 
 
-def test_a_key_is_asked_for(browser: Browser, llm: LLM) -> None:
-    with running(llm, api_keys=(KEY,)) as server:
+def test_a_key_is_asked_for(browser: Browser, embedded: LLM) -> None:
+    with running(embedded, api_keys=(KEY,)) as server:
         page = browser.new_page()
         page.goto(server.url)
         key = page.get_by_label("API key")
