@@ -100,11 +100,13 @@ class Compared:
 
 # Tied embeddings and not, with norms of queries and keys and without.
 @pytest.mark.parametrize("seed", [0, 1, 3])
-def test_tokens_locks_and_rows_equal_the_oracle(seed: int) -> None:
+@pytest.mark.parametrize("num_examples", [12, pytest.param(60, marks=pytest.mark.slow)])
+def test_tokens_locks_and_rows_equal_the_oracle(seed: int, num_examples: int) -> None:
     model, compared = _model(seed), Compared()
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
-    @given(wanted=st.lists(requests(), min_size=1, max_size=5), max_batch_size=st.integers(1, 4))
+    # A step takes as long for one request as for many.
+    @settings(max_examples=num_examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(wanted=st.lists(requests(), min_size=1, max_size=12), max_batch_size=st.integers(1, 8))
     @example(wanted=LOCKING, max_batch_size=3)
     def check(wanted: list[tuple[list[int | None], SamplingParams]], max_batch_size: int) -> None:
         plain = run(model, wanted, max_batch_size, None)
@@ -123,8 +125,8 @@ def test_tokens_locks_and_rows_equal_the_oracle(seed: int) -> None:
 
     check()
     # Near-ties must not filter away what the comparison is for.
-    assert compared.num_requests >= 60
-    assert compared.num_locking >= 20
+    assert compared.num_requests >= 35
+    assert compared.num_locking >= 15
 
 
 @st.composite

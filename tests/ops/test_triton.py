@@ -123,7 +123,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # (rows, ids): one piece, several, a last piece of one id, and enough rows for long pieces.
-LOGIT_SHAPES = [(0, 5), (1, 1), (2, 2), (3, 40), (2, 1024), (3, 1025), (2, 2500), (17, 40), (17, 4097)]
+LOGIT_SHAPES = [(0, 5), (1, 1), (2, 2), (3, 40), (2, 1024), (3, 1025), (2, 2500), (17, 40), (17, 2049)]
 
 
 @pytest.mark.usefixtures("poisoned")
