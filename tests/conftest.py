@@ -19,6 +19,7 @@ if not torch.cuda.is_available():
     # Read when triton is first imported: its kernels run on the CPU, slowly, statement by statement.
     os.environ["TRITON_INTERPRET"] = "1"
 
+import pytest
 from hypothesis import settings
 
 # Also where something else imported torch before.
@@ -31,14 +32,25 @@ settings.load_profile("surelock")
 _TESTS_PID, _exit = os.getpid(), os._exit
 
 
-def _exit_unless_tests(code: int) -> NoReturn:
+def _exit_unless_tests(status: int) -> NoReturn:
     """What a server does whose engine hangs, or at a second signal: in the tests' own process they would just end."""
-    assert os.getpid() != _TESTS_PID, f"os._exit({code}) would end the tests"
-    _exit(code)
+    assert os.getpid() != _TESTS_PID, f"os._exit({status}) would end the tests"
+    _exit(status)
 
 
 def pytest_sessionstart() -> None:
     os._exit = _exit_unless_tests
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """None where a part of the tests is named, which is done before they have started, or where they share a GPU."""
+    is_part = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if is_part or torch.cuda.is_available() else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test, whose worker the others then leave less to do."""
+    items.sort(key=lambda item: item.name != "test_check_is_clean[mypy]")
 
 
 def pytest_collection_finish() -> None:
