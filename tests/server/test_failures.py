@@ -94,9 +94,12 @@ def test_case_5_and_16_a_failed_request_hurts_nobody_else(
         neighbour = in_background(server, max_tokens=12)
         envelope(ask(server, max_tokens=7), status, code)
         assert neighbour.result(WAIT_SECONDS).status_code == 200
+        engines[0].go.clear()
         with server.client.stream(
             "POST", COMPLETIONS, json={"prompt": "a", "max_tokens": 7, "stream": True}
         ) as streamed:
+            # The answer has begun: its status can no longer say so.
+            engines[0].go.set()
             assert events(streamed.iter_lines())[-1]["error"]["code"] == code
         assert len(engines) == 1
         assert server.metric("surelock_nonfinite_logits_total") == (2 if error is None else 0)
