@@ -53,36 +53,38 @@ def test_an_import_down_is_accepted(skeleton: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "imported"),
-    [
-        ("llm", "cli"),
-        ("llm", "measure"),
-        ("llm", "bench"),
-        ("measure", "bench"),
-        ("bench", "measure"),
-        ("measure", "cli"),
-        ("llm", "batch"),
-        ("results", "bench"),
-        ("measure", "batch"),
-        ("batch", "cli"),
-        ("engine", "llm"),
-        ("engine", "text"),
-        ("flops", "engine"),
-        ("text", "engine"),
-        ("decoding", "engine"),
-        ("decoding", "models"),
-        ("models", "decoding"),
-        ("ops", "models"),
-        ("errors", "ops"),
-        ("params", "decoding"),
-    ],
-)
-def test_an_import_up_or_across_is_refused(skeleton: Path, module: str, imported: str) -> None:
-    (skeleton / f"src/surelock/{module}.py").write_text(f"import surelock.{imported}\n")
+REFUSED = [
+    ("llm", "cli"),
+    ("llm", "measure"),
+    ("llm", "bench"),
+    ("measure", "bench"),
+    ("bench", "measure"),
+    ("measure", "cli"),
+    ("llm", "batch"),
+    ("results", "bench"),
+    ("measure", "batch"),
+    ("batch", "cli"),
+    ("engine", "llm"),
+    ("engine", "text"),
+    ("flops", "engine"),
+    ("text", "engine"),
+    ("decoding", "engine"),
+    ("decoding", "models"),
+    ("models", "decoding"),
+    ("ops", "models"),
+    ("errors", "ops"),
+    ("params", "decoding"),
+]
+
+
+def test_imports_up_and_across_are_refused(skeleton: Path) -> None:
+    for module, imported in REFUSED:
+        with (skeleton / f"src/surelock/{module}.py").open("a") as file:
+            file.write(f"import surelock.{imported}\n")
     result = lint_imports(skeleton)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert f"surelock.{module} -> surelock.{imported}" in result.stdout
+    for module, imported in REFUSED:
+        assert f"surelock.{module} is not allowed to import surelock.{imported}:" in result.stdout
 
 
 def test_a_module_without_a_layer_is_refused(skeleton: Path) -> None:
