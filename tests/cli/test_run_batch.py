@@ -1,4 +1,4 @@
-"""`surelock run-batch` end to end: the embedded model, real processes, real signals."""
+"""`surelock run-batch` end to end: a model of a folder, real processes, real signals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from surelock.cli.main import app
 from surelock.cli.run_batch import resume_command
 from tests.cli.conftest import assert_one_line_error
 from tests.cli.forked_runs import ForkedRuns, Run
+from tests.server.tiny_llm import write_tiny_folder
 
 UNFINISHED = 75
 
@@ -37,13 +38,16 @@ ROWS += [openai(0, suffix=" was grey."), plain(25) | {"max_tokens": 24}]
 
 
 def write(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    """The input, and a tiny model beside it."""
+    write_tiny_folder(folder / "model", max_sequence_length=512)
     path = folder / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "not JSON\n")
     return path
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
-    return ["run-batch", "-i", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--seed", "3", *more]
+    files = ["-i", str(folder / "in.jsonl"), "-o", str(folder / "out.jsonl"), "--model", str(folder / "model")]
+    return ["run-batch", *files, "--seed", "3", *more]
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -108,7 +112,7 @@ def test_every_row_has_its_answer_or_its_error(whole: tuple[Path, Run]) -> None:
 def test_answers_are_those_of_the_library(whole: tuple[Path, Run]) -> None:
     from surelock import LLM, SamplingParams
 
-    llm, params = LLM(), SamplingParams(max_tokens=4)
+    llm, params = LLM(str(whole[0] / "model")), SamplingParams(max_tokens=4)
     bodies = {
         answer["custom_id"]: answer["response"]["body"]
         for answer in read(whole[0] / "out.jsonl")

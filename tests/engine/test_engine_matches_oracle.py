@@ -148,7 +148,7 @@ def run_share(
     model: Transformer, wanted: list[tuple[list[int | None], SamplingParams]], share: float, graphs: Replayed | None
 ) -> dict[Request, Snapshot]:
     """The last snapshot of every request."""
-    engine = Engine(model, EngineConfig(max_batch_size=3, poison=True), selector=ActiveShare(share), graphs=graphs)
+    engine = Engine(model, EngineConfig(max_batch_size=6, poison=True), selector=ActiveShare(share), graphs=graphs)
     requests = [engine.add_request(canvas, params) for canvas, params in wanted]
     last: dict[Request, Snapshot] = {}
     while engine.has_unfinished:
@@ -157,11 +157,12 @@ def run_share(
 
 
 @pytest.mark.parametrize("share", [0.5, 0.8])
-def test_a_share_of_the_rows_equals_the_oracle(share: float) -> None:
+@pytest.mark.parametrize("num_examples", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_share_of_the_rows_equals_the_oracle(share: float, num_examples: int) -> None:
     model, compared = _model(1), Compared()
 
-    @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
-    @given(wanted=st.lists(shared_requests(), min_size=1, max_size=4))
+    @settings(max_examples=num_examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(wanted=st.lists(shared_requests(), min_size=1, max_size=10))
     @example(wanted=LOCKING)
     def check(wanted: list[tuple[list[int | None], SamplingParams]]) -> None:
         plain, padded = (run_share(model, wanted, share, graphs) for graphs in (None, Replayed()))
