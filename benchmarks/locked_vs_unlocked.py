@@ -39,7 +39,7 @@ def main() -> None:
         "environment": environment(),
         "model": llm.name,
         "dtype": str(llm.dtype),
-        "lock": str(LockParams()),
+        "lock": str(LockParams.permanent()),
         "locked_vs_unlocked": rows,
         "engine_vs_oracle": against_oracle(llm, quick=arguments.quick) if arguments.dtype == "float32" else None,
         "peak_resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -60,7 +60,7 @@ def prompts(llm: LLM, num: int, num_tokens: int) -> list[dict[str, list[int]]]:
 def compare(llm: LLM, num: int, num_prompt: int, num_tokens: int, *, quick: bool) -> dict[str, Any]:
     """One setting, S = N_gen unless quick."""
     steps = num_tokens // 10 if quick else num_tokens
-    params = SamplingParams(max_tokens=num_tokens, steps=steps, lock=LockParams())
+    params = SamplingParams(max_tokens=num_tokens, steps=steps, lock=LockParams.permanent())
     canvases = prompts(llm, num, num_prompt)
     sides = {"unlocked": llm.stream(canvases, replace(params, lock=None)), "locked": llm.stream(canvases, params)}
     seconds, outputs = dict.fromkeys(sides, 0.0), {name: [] for name in sides}
